@@ -64,6 +64,7 @@ def _run(context: StageContext) -> None:
             policy_seed=part.policy_seed,
             instruction_type=part.instruction_type,
             action_steps=part.action_steps,
+            query_batch=part.query_batch,
             trials=None if part.trials is None else tuple(part.trials),
             video=part.video,
             workers=min(context.manifest.runtime.cpu_threads, part.episodes),
