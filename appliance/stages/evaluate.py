@@ -71,7 +71,9 @@ def _run(context: StageContext) -> None:
         ),
         policy,
         lambda number: SimulatorProcess(
-            spec, log_path=context.observed / f"simulator-{number}.log"
+            spec,
+            log_path=context.observed / f"simulator-{number}.log",
+            call_timeout_s=part.call_timeout_s,
         ),
         content_dir=context.content,
         observed_dir=context.observed,
