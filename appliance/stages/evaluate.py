@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.digest import tree_digest
 from appliance.errors import CheckpointError
@@ -17,11 +17,19 @@ from appliance.manifest.model import Manifest
 from appliance.policy.presets import PRESETS, TrainConfig
 from appliance.simulator.spec import SimulatorSpec
 from appliance.stages.definition import Stage, StageContext
+from appliance.stages.pins import without_place
 from appliance.stages.train import EXP_NAME
+
+if TYPE_CHECKING:
+    from appliance.policy.tokenizer import Tokenizer
 
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
-    return {"eval": manifest.as_dict()["eval"], "train": {"config": manifest.train.config}}
+    train = manifest.as_dict()["train"]
+    return {
+        "eval": manifest.as_dict()["eval"],
+        "train": {"config": train["config"], "tokenizer": without_place(train["tokenizer"])},
+    }
 
 
 def _run(context: StageContext) -> None:
@@ -46,6 +54,7 @@ def _run(context: StageContext) -> None:
         config,
         read_norm_stats(context.inputs["norm_stats"] / "content" / "norm_stats.json"),
         sampling_steps=part.sampling_steps,
+        tokenizer=_make_tokenizer(context, config),
     )
     spec = _simulator_spec(context.manifest, config)
     evaluate(
@@ -57,6 +66,7 @@ def _run(context: StageContext) -> None:
                 "config": config.name,
                 "checkpoint": step,
                 "params": tree_digest(leaves),
+                "tokenizer": policy.tokenizer_name,
                 "sampling_steps": part.sampling_steps,
             },
             episodes=part.episodes,
@@ -79,6 +89,18 @@ def _run(context: StageContext) -> None:
         observed_dir=context.observed,
         artifacts_dir=context.artifacts,
         on_progress=context.progress,
+    )
+
+
+def _make_tokenizer(context: StageContext, config: TrainConfig) -> Tokenizer:
+    """The tokenizer that training had. Raises CheckpointError when its file is another now."""
+    from appliance.policy.tokenizer import make_tokenizer
+
+    named = context.manifest.train.tokenizer
+    if named is None:
+        return make_tokenizer(config)
+    return make_tokenizer(
+        config, model_path=context.manifest_dir / named.path, model_sha256=named.sha256
     )
 
 
@@ -130,6 +152,7 @@ STAGE = Stage(
         "transforms3d",
         "torch",
         "av",
+        "sentencepiece",
     ),
     manifest_part=_manifest_part,
     run=_run,

@@ -88,6 +88,7 @@ DEFAULTS: Mapping[str, Any] = {
     "train.sampler_replacement_override": None,
     "train.save_interval": None,
     "train.init": None,
+    "train.tokenizer": None,
     "eval.simulator": "robotwin",
     "eval.embodiment": "stand_in",
     "eval.planner": "ik_toppra",
