@@ -25,6 +25,7 @@ from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.stages.definition import CONTENT, OBSERVED
+from appliance.stages.pins import without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder, set_aside
 
@@ -101,13 +102,15 @@ def make_bundle(
 
 
 def identity_of(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as far as it decides the result: not where the data lies, not what is expected.
+    """The manifest as far as it decides the result: not where files lie, not what is expected.
 
     The manifest as it was written goes into ``observed/`` and, normalized, into the statement.
     """
     value = manifest.as_dict()
     value.pop("expect", None)
     value["dataset"] = {name: item for name, item in value["dataset"].items() if name != "root"}
+    for name in ("init", "tokenizer"):
+        value["train"][name] = without_place(value["train"][name])
     return value
 
 

@@ -14,6 +14,7 @@ from appliance.manifest.model import Manifest
 from appliance.policy.presets import TrainConfig
 from appliance.simulator.spec import SimulatorSpec
 from appliance.stages.definition import Stage, StageContext
+from appliance.stages.pins import without_place
 from appliance.stages.trained_policy import find_after_training, open_policy
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
-    return {"eval": manifest.as_dict()["eval"], "train": {"config": manifest.train.config}}
+    train = manifest.as_dict()["train"]
+    return {
+        "eval": manifest.as_dict()["eval"],
+        "train": {"config": train["config"], "tokenizer": without_place(train["tokenizer"])},
+    }
 
 
 def _run(context: StageContext) -> None:
@@ -35,6 +40,7 @@ def _run(context: StageContext) -> None:
             context.inputs["train"],
             context.inputs["norm_stats"],
             part.checkpoint,
+            manifest_dir=context.manifest_dir,
         ),
         sampling_steps=part.sampling_steps,
     )
@@ -47,7 +53,7 @@ def _run(context: StageContext) -> None:
             workers=min(context.manifest.runtime.cpu_threads, part.episodes),
         ),
         opened.policy,
-        simulator_factory(spec, context.observed),
+        simulator_factory(context.manifest, spec, context.observed),
         content_dir=context.content,
         observed_dir=context.observed,
         artifacts_dir=context.artifacts,
@@ -79,11 +85,15 @@ def make_request(
     )
 
 
-def simulator_factory(spec: SimulatorSpec, observed: Path) -> SimulatorFactory:
+def simulator_factory(manifest: Manifest, spec: SimulatorSpec, observed: Path) -> SimulatorFactory:
     """Makes the simulators of ``spec``; their logs go to the folder ``observed``."""
     from appliance.simulator.worker import SimulatorProcess
 
-    return lambda number: SimulatorProcess(spec, log_path=observed / f"simulator-{number}.log")
+    return lambda number: SimulatorProcess(
+        spec,
+        log_path=observed / f"simulator-{number}.log",
+        call_timeout_s=manifest.eval.call_timeout_s,
+    )
 
 
 def simulator_spec(manifest: Manifest, config: TrainConfig) -> SimulatorSpec:
@@ -121,6 +131,7 @@ STAGE = Stage(
         "transforms3d",
         "torch",
         "av",
+        "sentencepiece",
     ),
     manifest_part=_manifest_part,
     run=_run,

@@ -26,4 +26,11 @@ def find_in_run(run_dir: Path, which: int | str | None = None) -> tuple[PolicyFi
     places = {name: run.folder.path / "stages" / names[name] for name in names}
     manifest = run.manifest
     step = manifest.eval.checkpoint if which is None else which
-    return find_after_training(manifest, places["train"], places["norm_stats"], step), manifest
+    files = find_after_training(
+        manifest,
+        places["train"],
+        places["norm_stats"],
+        step,
+        manifest_dir=run.manifest_dir,
+    )
+    return files, manifest
