@@ -100,6 +100,7 @@ class EvalPart:
     policy_seed: int
     instruction_type: Literal["unseen", "seen"]
     action_steps: int
+    query_batch: int
     sampling_steps: int
     trials: tuple[int, ...] | None
     video: bool

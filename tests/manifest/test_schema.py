@@ -99,6 +99,7 @@ DEFAULTS: Mapping[str, Any] = {
     "eval.policy_seed": 0,
     "eval.instruction_type": "unseen",
     "eval.action_steps": 50,
+    "eval.query_batch": 1,
     "eval.sampling_steps": 10,
     "eval.trials": None,
     "eval.video": True,
