@@ -6,7 +6,8 @@ run that was stopped anywhere goes on from there, and a run with nothing to do d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,15 +70,10 @@ def run_chain(
     manifest = read_manifest(manifest_path)
     check_before_running(manifest)
     folder = RunFolder(options.run_dir.resolve())
-    folder.create()
-    with folder.claimed() as claim:
-        lock = resolve_lock(manifest)
-        prepare_run_folder(folder, manifest, lock, options)
-        chain = _Chain(manifest=manifest, lock=lock, folder=folder, options=options, claim=claim)
+    with open_chain(manifest, folder, options) as chain:
+        lock = chain.lock
         for stage in stages_for(manifest):
-            decision = chain.decide(stage)
-            announce(decision)
-            receipt = chain.finish(stage, decision)
+            receipt = chain.bring_to_receipt(stage, announce)
             check_stage_expectations(
                 manifest, stage.name, folder.stage_dir(stage.name, receipt.key)
             )
@@ -134,8 +130,21 @@ class StageExitError(StageFailedError):
         self.code = code
 
 
+@contextlib.contextmanager
+def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> Iterator[Chain]:
+    """Hold the run folder, resolve the manifest, and write what stage processes read.
+
+    Raises DatasetError when the data is not the pinned data, RunFolderBusyError, StorageError.
+    """
+    folder.create()
+    with folder.claimed() as claim:
+        lock = resolve_lock(manifest)
+        prepare_run_folder(folder, manifest, lock, options)
+        yield Chain(manifest=manifest, lock=lock, folder=folder, options=options, claim=claim)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chain:
+class Chain:
     """One run on its way: the receipts so far, and which stages had to work for them.
 
     ``claim`` is the descriptor that holds the run folder.
@@ -151,9 +160,17 @@ class _Chain:
 
     @property
     def cache(self) -> StageCache:
+        """The cache of this run."""
         return StageCache(self.options.cache_dir)
 
+    def bring_to_receipt(self, stage: Stage, announce: Callable[[Decision], None]) -> Receipt:
+        """Decide the next stage, say so, and finish it; its upstream stages are finished."""
+        decision = self.decide(stage)
+        announce(decision)
+        return self.finish(stage, decision)
+
     def decide(self, stage: Stage) -> Decision:
+        """What will happen to the next stage, and why."""
         return decide_stage(
             stage,
             self.manifest,

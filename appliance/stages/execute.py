@@ -18,6 +18,7 @@ from appliance.errors import StageFailedError, StorageError
 from appliance.files import read_json, remove_leftovers, storage_errors
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
+from appliance.stages import spot_check
 from appliance.stages.decide import build_key_parts, read_previous
 from appliance.stages.definition import Progress, Stage, StageContext
 from appliance.stages.environment import describe_host
@@ -73,7 +74,10 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
     Raises the stage's own errors, and StageFailedError when an upstream stage is not finished.
     """
     run = load_run(run_dir)
-    stage = find_stage(run.manifest, name)
+    if name == spot_check.NAME:
+        stage = spot_check.stage(run.manifest, spot_check.read_spot_check(run.folder))
+    else:
+        stage = find_stage(run.manifest, name)
     inputs, digests = _finished_inputs(run, stage)
     key_parts = build_key_parts(stage, run.manifest, run.lock, digests)
     key = stage_key(key_parts)
