@@ -6,10 +6,12 @@ run that was stopped anywhere goes on from there, and a run with nothing to do d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key
 from appliance.engine.host import pinned_environment, run_stage_process
 from appliance.errors import ManifestError, StageFailedError
 from appliance.files import storage_errors, write_atomic
@@ -19,6 +21,7 @@ from appliance.policy.presets import PRESETS
 from appliance.stages.bundle import BundleResult, make_bundle
 from appliance.stages.cache import StageCache
 from appliance.stages.decide import Action, Decision, decide_stage, read_previous
+from appliance.stages.declare import DECLARED_STAGE, declare_before_training
 from appliance.stages.definition import Stage
 from appliance.stages.execute import record_stage
 from appliance.stages.expectations import check_stage_expectations, find_unmet_expectations
@@ -35,13 +38,15 @@ class RunOptions:
     """Where a run works; nothing here changes a result.
 
     ``cache_dir`` None switches the shared cache off. ``scratch_dir`` holds compiled programs and
-    the like; ``key_dir`` None is the user's own key folder.
+    the like; ``key_dir`` None is the user's own key folder, ``passphrase`` asks for the words an
+    encrypted key there needs.
     """
 
     run_dir: Path
     cache_dir: Path | None
     scratch_dir: Path
     key_dir: Path | None
+    passphrase: Passphrase | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +78,29 @@ def run_chain(
     with folder.claimed() as claim:
         lock = resolve_lock(manifest)
         prepare_run_folder(folder, manifest, lock, options)
-        chain = _Chain(manifest=manifest, lock=lock, folder=folder, options=options, claim=claim)
+        signer = functools.cache(
+            lambda: load_or_create_key(options.key_dir, passphrase=options.passphrase)
+        )
+        chain = _Chain(
+            manifest=manifest,
+            lock=lock,
+            folder=folder,
+            options=options,
+            claim=claim,
+            signer=signer,
+        )
         for stage in stages_for(manifest):
             decision = chain.decide(stage)
             announce(decision)
+            if decision.action is not Action.DONE:
+                signer()  # a key that cannot be used must not be found out after the long work
             receipt = chain.finish(stage, decision)
             check_stage_expectations(
                 manifest, stage.name, folder.stage_dir(stage.name, receipt.key)
             )
-        bundle = make_bundle(manifest, lock, folder, chain.results, key_dir=options.key_dir)
+        bundle = make_bundle(
+            manifest, lock, folder, chain.results, key_dir=options.key_dir, signer=signer
+        )
     unmet = find_unmet_expectations(
         manifest, content_digest=bundle.content_digest, success_rate=bundle.success_rate
     )
@@ -138,7 +157,7 @@ class StageExitError(StageFailedError):
 class _Chain:
     """One run on its way: the receipts so far, and which stages had to work for them.
 
-    ``claim`` is the descriptor that holds the run folder.
+    ``claim`` is the descriptor that holds the run folder, ``signer`` gives the signing key.
     """
 
     manifest: Manifest
@@ -146,6 +165,7 @@ class _Chain:
     folder: RunFolder
     options: RunOptions
     claim: int
+    signer: Callable[[], SigningKey]
     results: dict[str, Receipt] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
 
@@ -176,6 +196,8 @@ class _Chain:
             self.cache.take(stage.name, decision.key, place)
         elif decision.action is not Action.DONE:
             self.ran.append(stage.name)
+            if stage.name == DECLARED_STAGE:
+                declare_before_training(place, self.manifest, self.lock, self.results, self.signer)
             self._run(stage)
             self.cache.put(stage.name, decision.key, place)
         receipt = read_receipt(place)
