@@ -50,7 +50,10 @@ class OpenedPolicy:
 def find_after_training(
     manifest: Manifest, train: Path, norm_stats: Path, which: int | str, *, manifest_dir: Path
 ) -> PolicyFiles:
-    """The policy in the folders of the stages train and norm_stats. Raises CheckpointError."""
+    """The policy in the folders of the stages train and norm_stats. Raises CheckpointError.
+
+    The tokenizer is the one training had; its path counts from ``manifest_dir``.
+    """
     from appliance.evaluation.checkpoints import find_checkpoint
 
     config = PRESETS[manifest.train.config]
