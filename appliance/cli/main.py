@@ -19,7 +19,7 @@ import typer
 from appliance import __version__
 from appliance.cli.dataset_commands import add_dataset_commands
 from appliance.cli.norm_stats_commands import norm_stats_app
-from appliance.cli.options import JsonOption
+from appliance.cli.options import EngineOption, JsonOption
 from appliance.cli.plan_commands import plan_app
 from appliance.errors import ApplianceError
 
@@ -109,26 +109,36 @@ def explain(
     manifest: ManifestArgument,
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what `run` would do, and which changed field makes it do so; run nothing."""
     from appliance.cli.runs import explain_run
 
-    explain_run(manifest, run_dir, cache=cache, as_json=as_json)
+    explain_run(manifest, run_dir, cache=cache, engine=engine, as_json=as_json)
 
 
 @app.command()
 def run(
+    *,
     manifest: ManifestArgument,
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a manifest to a signed audit bundle; continue what was stopped, skip what is done."""
     from appliance.cli.runs import run_manifest
 
-    run_manifest(manifest, run_dir, cache=cache, key_dir=key_dir, as_json=as_json)
+    run_manifest(
+        manifest,
+        run_dir,
+        cache=cache,
+        key_dir=key_dir,
+        engine=engine,
+        as_json=as_json,
+    )
 
 
 @app.command()

@@ -24,6 +24,7 @@ from appliance.errors import BundleNotIntactError
 from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
+from appliance.stages.decide import result_runtime
 from appliance.stages.definition import CONTENT, OBSERVED
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder, set_aside
@@ -101,13 +102,16 @@ def make_bundle(
 
 
 def identity_of(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as far as it decides the result: not where the data lies, not what is expected.
+    """The manifest as far as it decides the result.
+
+    Not where the data lies, what is expected, or which engine runs the stages.
 
     The manifest as it was written goes into ``observed/`` and, normalized, into the statement.
     """
     value = manifest.as_dict()
     value.pop("expect", None)
     value["dataset"] = {name: item for name, item in value["dataset"].items() if name != "root"}
+    value["runtime"] = result_runtime(manifest)
     return value
 
 
@@ -130,6 +134,7 @@ def _same_receipts(target: Path, places: Mapping[str, Path]) -> bool:
 
 def _observed_files(folder: RunFolder, places: Mapping[str, Path]) -> dict[str, Path]:
     files = {"manifest.yaml": folder.manifest_path, "lock.json": folder.lock_path}
+    files |= collect_files(folder.environment_dir, "environment")
     for name, place in places.items():
         files[f"receipts/{name}.json"] = place / RECEIPT_FILE
         files |= collect_files(place / OBSERVED, name)
