@@ -18,6 +18,7 @@ import typer
 
 from appliance import __version__
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import EngineOption, JsonOption
 from appliance.cli.plan_commands import plan_app
@@ -40,6 +41,7 @@ app.add_typer(dataset_app, name="dataset")
 app.add_typer(plan_app, name="plan")
 app.add_typer(norm_stats_app, name="norm-stats")
 app.add_typer(keys_app, name="keys")
+app.add_typer(image_app, name="image")
 
 ManifestArgument = Annotated[
     Path, typer.Argument(help="The manifest (YAML).", show_default=False, metavar="MANIFEST")

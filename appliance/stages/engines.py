@@ -22,6 +22,7 @@ from appliance.errors import ManifestError
 from appliance.files import write_json
 from appliance.manifest.model import Manifest, RuntimePart
 from appliance.stages.environment import Environment, OwnEnvironment
+from appliance.stages.image_sbom import describe_image
 from appliance.stages.images import ImageEnvironment, image_name, open_image
 from appliance.stages.pins import dataset_root
 from appliance.stages.run_folder import RunFolder
@@ -94,6 +95,8 @@ class ContainerEngine:
         place = folder.environment_dir
         write_json(place / "image.json", dict(self.opened.image))
         write_json(place / "inventory.json", dict(self.opened.inventory.value))
+        sbom = describe_image(self.opened.found, self.opened.inventory)
+        write_json(place / "sbom.cdx.json", sbom)
         self.scratch_dir.mkdir(parents=True, exist_ok=True)
 
     def run_stage(self, stage: str, folder: RunFolder, claim: int) -> int:
