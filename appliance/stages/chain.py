@@ -6,10 +6,13 @@ run that was stopped anywhere goes on from there, and a run with nothing to do d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key
 from appliance.errors import ManifestError, StageFailedError
 from appliance.files import storage_errors, write_atomic
 from appliance.manifest.lock import Lock
@@ -18,6 +21,7 @@ from appliance.policy.presets import PRESETS
 from appliance.stages.bundle import BundleResult, make_bundle
 from appliance.stages.cache import StageCache
 from appliance.stages.decide import Action, Decision, decide_stage, read_previous
+from appliance.stages.declare import DECLARED_STAGE, declare_before_training
 from appliance.stages.definition import Stage
 from appliance.stages.engines import Engine, open_engine
 from appliance.stages.execute import record_stage
@@ -36,7 +40,8 @@ class RunOptions:
 
     ``cache_dir`` None switches the shared cache off. ``scratch_dir`` holds compiled programs and
     the like, ``facts_dir`` what images were found to hold; ``key_dir`` None is the user's own key
-    folder. ``engine`` None is the manifest's.
+    folder, ``passphrase`` asks for the words an encrypted key there needs. ``engine`` None is the
+    manifest's.
     """
 
     run_dir: Path
@@ -45,6 +50,7 @@ class RunOptions:
     key_dir: Path | None
     facts_dir: Path | None = None
     engine: EngineName | None = None
+    passphrase: Passphrase | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,23 +78,21 @@ def run_chain(
     manifest = choose_engine(read_manifest(manifest_path), options.engine)
     check_before_running(manifest)
     folder = RunFolder(options.run_dir.resolve())
-    folder.create()
-    with folder.claimed() as claim:
-        engine = find_engine(manifest, folder, options)
-        lock = resolve_lock(manifest, engine.environment)
-        prepare_run_folder(folder, manifest, lock, engine.scratch_dir)
-        engine.prepare(folder)
-        chain = _Chain(
-            manifest=manifest, lock=lock, folder=folder, options=options, engine=engine, claim=claim
-        )
+    with open_chain(manifest, folder, options) as chain:
+        lock = chain.lock
         for stage in stages_for(manifest):
-            decision = chain.decide(stage)
-            announce(decision)
-            receipt = chain.finish(stage, decision)
+            receipt = chain.bring_to_receipt(stage, announce)
             check_stage_expectations(
                 manifest, stage.name, folder.stage_dir(stage.name, receipt.key)
             )
-        bundle = make_bundle(manifest, lock, folder, chain.results, key_dir=options.key_dir)
+        bundle = make_bundle(
+            manifest,
+            lock,
+            folder,
+            chain.results,
+            key_dir=options.key_dir,
+            signer=chain.signer,
+        )
     unmet = find_unmet_expectations(
         manifest, content_digest=bundle.content_digest, success_rate=bundle.success_rate
     )
@@ -160,11 +164,38 @@ class StageExitError(StageFailedError):
         self.code = code
 
 
+@contextlib.contextmanager
+def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> Iterator[Chain]:
+    """Hold the run folder, resolve the manifest, and write what stage processes read.
+
+    Raises ImageError and RuntimeMissingError when the engine cannot be had, DatasetError when the
+    data is not the pinned data, RunFolderBusyError, StorageError.
+    """
+    folder.create()
+    with folder.claimed() as claim:
+        engine = find_engine(manifest, folder, options)
+        lock = resolve_lock(manifest, engine.environment)
+        prepare_run_folder(folder, manifest, lock, engine.scratch_dir)
+        engine.prepare(folder)
+        signer = functools.cache(
+            lambda: load_or_create_key(options.key_dir, passphrase=options.passphrase)
+        )
+        yield Chain(
+            manifest=manifest,
+            lock=lock,
+            folder=folder,
+            options=options,
+            engine=engine,
+            claim=claim,
+            signer=signer,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chain:
+class Chain:
     """One run on its way: the receipts so far, and which stages had to work for them.
 
-    ``claim`` is the descriptor that holds the run folder.
+    ``claim`` is the descriptor that holds the run folder, ``signer`` gives the signing key.
     """
 
     manifest: Manifest
@@ -173,14 +204,25 @@ class _Chain:
     options: RunOptions
     engine: Engine
     claim: int
+    signer: Callable[[], SigningKey]
     results: dict[str, Receipt] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
 
     @property
     def cache(self) -> StageCache:
+        """The cache of this run."""
         return StageCache(self.options.cache_dir)
 
+    def bring_to_receipt(self, stage: Stage, announce: Callable[[Decision], None]) -> Receipt:
+        """Decide the next stage, say so, and finish it; its upstream stages are finished."""
+        decision = self.decide(stage)
+        announce(decision)
+        if decision.action is not Action.DONE:
+            self.signer()  # a key that cannot be used must not be found out after the long work
+        return self.finish(stage, decision)
+
     def decide(self, stage: Stage) -> Decision:
+        """What will happen to the next stage, and why."""
         return decide_stage(
             stage,
             self.manifest,
@@ -203,6 +245,8 @@ class _Chain:
             self.cache.take(stage.name, decision.key, place)
         elif decision.action is not Action.DONE:
             self.ran.append(stage.name)
+            if stage.name == DECLARED_STAGE:
+                declare_before_training(place, self.manifest, self.lock, self.results, self.signer)
             self._run(stage)
             self.cache.put(stage.name, decision.key, place)
         receipt = read_receipt(place)

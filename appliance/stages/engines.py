@@ -21,10 +21,11 @@ from appliance.engine.isolation import Exposure, Limits, memory_limit
 from appliance.errors import ManifestError
 from appliance.files import write_json
 from appliance.manifest.model import Manifest, RuntimePart
+from appliance.stages import spot_check
 from appliance.stages.environment import Environment, OwnEnvironment
 from appliance.stages.image_sbom import describe_image
 from appliance.stages.images import ImageEnvironment, image_name, open_image
-from appliance.stages.pins import dataset_root
+from appliance.stages.pins import dataset_root, named_files
 from appliance.stages.run_folder import RunFolder
 
 SCRATCH = ".scratch"
@@ -107,7 +108,9 @@ class ContainerEngine:
         request = StageContainer(
             image_id=self.opened.found.id,
             exposure=Exposure(
-                run_dir=folder.path, inputs=_input_paths(self.manifest), hidden=(self.key_dir,)
+                run_dir=folder.path,
+                inputs=_input_paths(self.manifest, folder),
+                hidden=(self.key_dir,),
             ),
             limits=Limits(
                 memory_bytes=memory_limit(runtime.memory_gib, machine_bytes),
@@ -174,9 +177,9 @@ def _pinned(runtime: RuntimePart, scratch_dir: Path) -> dict[str, str]:
     )
 
 
-def _input_paths(manifest: Manifest) -> tuple[Path, ...]:
-    """Everything a manifest names that its stages read."""
-    init = manifest.train.init
-    named = [manifest.norm_stats.path, None if init is None else init.checkpoint]
-    files = [manifest.base_dir / name for name in named if name is not None]
-    return (dataset_root(manifest), *files)
+def _input_paths(manifest: Manifest, folder: RunFolder) -> tuple[Path, ...]:
+    """Everything stages read that a manifest names, or a spot check of another run asks for."""
+    checked = folder.read_state().get(spot_check.NAME)
+    place = checked.get("checkpoints") if isinstance(checked, Mapping) else None
+    further = () if place is None else (Path(place),)
+    return (dataset_root(manifest), *named_files(manifest).values(), *further)

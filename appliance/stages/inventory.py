@@ -8,7 +8,6 @@ are not what the package's own list (``RECORD``) promises are named.
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
 import platform
 import re
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
-from appliance.digest import canonical_json, sha256_file, sha256_json, tree_digest
+from appliance.digest import canonical_json, sha256_json, tree_digest
 from appliance.errors import ImageError
 from appliance.stages import dataset, evaluate, norm_stats, plan, train
 from appliance.stages.environment import PACKAGE_DIR, source_digests
+from appliance.stages.installed import KnownDigests, examine_files
 
 INVENTORY_VERSION = 1
 OWN_DISTRIBUTION = "plan-star-appliance"
@@ -169,25 +169,11 @@ def _distributions(environment: str, folders: list[Path] | None) -> list[dict[st
 
 def _installed_bytes(item: importlib.metadata.Distribution) -> dict[str, Any]:
     """Digest of the installed files, and which are not what RECORD promises."""
-    digests: dict[str, str] = {}
-    changed: list[str] = []
-    for entry in item.files or ():
-        name = entry.as_posix()
-        if name.endswith(".pyc") or entry.hash is None or name.startswith("../"):
-            continue  # caches, the list itself, and start scripts, which name their environment
-        if ".dist-info/" in name:
-            continue  # installers write their own name there
-        path = Path(str(item.locate_file(entry)))
-        found = sha256_file(path) if path.is_file() else "missing"
-        digests[name] = found
-        if found != _record_hash(entry.hash.value):
-            changed.append(name)
-    return {"files": tree_digest(digests), "changed": sorted(changed)}
-
-
-def _record_hash(value: str) -> str:
-    """RECORD's base64 digest as hexadecimal text."""
-    return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
+    files = examine_files(item, KnownDigests(None))
+    return {
+        "files": tree_digest(files.digests),
+        "changed": sorted({*files.differing, *files.missing}),
+    }
 
 
 def _system_name() -> str:
