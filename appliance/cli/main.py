@@ -18,6 +18,7 @@ import typer
 
 from appliance import __version__
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.doctor import add_doctor_command
 from appliance.cli.evaluation_commands import add_evaluation_commands
 from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
@@ -210,6 +211,7 @@ def dataset_fingerprint(
 
 add_dataset_commands(dataset_app)
 add_evaluation_commands(app)
+add_doctor_command(app)
 
 
 @keys_app.command("show")
