@@ -9,6 +9,7 @@ import pytest
 from tests.benchmarks.__main__ import BENCHMARKS, run
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.plan_speed import EVERYTHING, run_alone
+from tests.benchmarks.serving_speed import measure_coding, measure_queries, serving
 
 
 @pytest.mark.parametrize("parameters", [{}, EVERYTHING])
@@ -21,6 +22,14 @@ def test_a_plan_is_measured_in_a_process_of_its_own(parameters: dict[str, object
 def test_statistics_and_fingerprints_are_measured() -> None:
     assert run_alone("norm_stats", 2_000)["seconds"] > 0
     assert run_alone("fingerprint", 20_000)["plain_seconds"] > 0
+
+
+def test_queries_over_the_wire_are_measured() -> None:
+    assert measure_coding(1) > 0
+    with serving() as url:
+        found = measure_queries(url, 2)
+    assert 0 < found["policy_ms"] < found["alone_ms"]
+    assert found["together_ms"] > 0
 
 
 def test_every_benchmark_has_a_main() -> None:
