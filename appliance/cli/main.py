@@ -158,6 +158,35 @@ def verify(
     verify_bundle_folder(bundle, key, key_dir, as_json=as_json)
 
 
+@app.command()
+def report(
+    *,
+    target: Annotated[
+        Path,
+        typer.Argument(help="A bundle folder or a run folder.", metavar="TARGET"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The page to write. Default: NAME-report.html here."),
+    ] = None,
+    embed_videos: Annotated[
+        bool,
+        typer.Option(
+            "--embed-videos", help="Put the videos into the page (up to 64 MiB), not links to them."
+        ),
+    ] = False,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
+    ] = None,
+    key_dir: KeyDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a report on a bundle or a run as one HTML page that needs nothing else."""
+    from appliance.cli.reports import report_on
+
+    report_on(target, out, key=key, key_dir=key_dir, embed_videos=embed_videos, as_json=as_json)
+
+
 @dataset_app.command("record")
 def dataset_record(
     *,
