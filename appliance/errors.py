@@ -126,3 +126,15 @@ class RunFolderBusyError(ApplianceError):
     """Another process is working in the same run folder."""
 
     exit_code = 33
+
+
+class ImageError(ApplianceError):
+    """A container image is missing, cannot be built, or is not the one that was pinned."""
+
+    exit_code = 40
+
+
+class OutOfMemoryError(ApplianceError):
+    """A stage used more memory than its container may."""
+
+    exit_code = 41
