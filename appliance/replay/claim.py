@@ -9,8 +9,10 @@ one confirmed, with a probability of at most ``alpha``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 from appliance.manifest.model import SuccessRatePart
 from appliance.manifest.power import POWER_REQUIRED, bounds, confirming_counts, tail_from
@@ -156,6 +158,23 @@ def episodes_to_decide(
         else:
             low = middle
     return reach
+
+
+def fisher_exact_p(first: int, first_of: int, second: int, second_of: int) -> float:
+    """The two-sided p-value of Fisher's exact test of ``first/first_of`` against the other rate.
+
+    The sum of the probabilities of all tables with these margins that are no likelier than the one
+    observed, in whole numbers. Source: Fisher 1935.
+    """
+    total, successes = first_of + second_of, first + second
+    low, high = max(0, successes - second_of), min(first_of, successes)
+    ways = [
+        math.comb(first_of, count) * math.comb(second_of, successes - count)
+        for count in range(low, high + 1)
+    ]
+    observed = ways[first - low]
+    as_unlikely = sum(way for way in ways if way <= observed)
+    return float(Fraction(as_unlikely, math.comb(total, successes)))
 
 
 def _least_above(episodes: int, rate: float, alpha: float) -> int:
