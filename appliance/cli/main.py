@@ -232,6 +232,20 @@ def replay(
     )
 
 
+@app.command()
+def diff(
+    a: Annotated[
+        Path, typer.Argument(help="A bundle (folder or archive) or a run folder.", metavar="A")
+    ],
+    b: Annotated[Path, typer.Argument(help="Another one.", metavar="B")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say where two results part: manifest field, stage, step, episode, environment."""
+    from appliance.cli.differences import diff_results
+
+    diff_results(a, b, as_json=as_json)
+
+
 @dataset_app.command("record")
 def dataset_record(
     *,

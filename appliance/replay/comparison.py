@@ -28,7 +28,10 @@ PART_ORDER: Mapping[str, tuple[str, ...]] = {
 """The parts of a stage's facts, causes before what follows from them."""
 
 _DIGEST = re.compile(r"([a-z0-9-]+:)?[0-9a-f]{64}")
-_SCENE_FIRST = ("seed", "instruction", "first_state_sha256", "first_observation", "actions_sha256")
+_CAUSES_FIRST = (
+    *("learning_rate", "loss", "grad_norm", "param_norm", "loss_bits", "grad_norm_bits"),
+    *("seed", "instruction", "first_state_sha256", "first_observation", "actions_sha256"),
+)
 _SCENES = ("evaluate.trials.", "evaluate.episodes.")
 _MET_LIMIT = "timeout"
 
@@ -126,12 +129,12 @@ def walk(expected: Any, found: Any, path: str) -> Iterator[tuple[str, Any, Any]]
 
 
 def order_key(key: object) -> tuple[int, int, str]:
-    """Numbers by value, then an episode's scene before its outcome, then names."""
+    """Numbers by value, then what causes before what follows in a step or episode, then names."""
     text = str(key)
     if text.isdecimal():
         return (0, int(text), "")
-    if text in _SCENE_FIRST:
-        return (1, _SCENE_FIRST.index(text), "")
+    if text in _CAUSES_FIRST:
+        return (1, _CAUSES_FIRST.index(text), "")
     return (2, 0, text)
 
 
