@@ -14,7 +14,7 @@ from typing import Any
 from appliance import __version__
 from appliance.errors import ManifestError
 from appliance.files import read_json, write_json
-from appliance.manifest.difference import FieldChange, changed_fields
+from appliance.manifest.difference import ABSENT, FieldChange, changed_fields
 from appliance.manifest.model import Manifest
 from appliance.replay.facts import Facts, keep_steps, read_facts
 from appliance.replay.results import Result
@@ -40,8 +40,9 @@ class Surroundings:
     sources: Mapping[str, Any]
 
     def changes(self, other: Surroundings) -> list[FieldChange]:
-        """What differs in packages and platform, by field."""
-        return changed_fields(self._deciding(), other._deciding())
+        """What differs in packages and platform, by field; what is not known here is left out."""
+        changes = changed_fields(self._deciding(), other._deciding())
+        return [change for change in changes if change[1] is not ABSENT]
 
     def _deciding(self) -> dict[str, Any]:
         platform = {name: value for name, value in self.platform.items() if name != "appliance"}
