@@ -22,6 +22,7 @@ from appliance.stages import spot_check
 from appliance.stages.decide import build_key_parts, read_previous
 from appliance.stages.definition import Progress, Stage, StageContext
 from appliance.stages.environment import describe_host
+from appliance.stages.installed import ENVIRONMENT_FILE, write_environment
 from appliance.stages.manifest import read_manifest
 from appliance.stages.receipt import (
     Receipt,
@@ -35,6 +36,9 @@ from appliance.stages.registry import find_stage
 from appliance.stages.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+# The stages that load the heavy libraries; they may run in different environments.
+ENVIRONMENT_STAGES = ("train", "evaluate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,8 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
         progress=progress,
     )
     times = _timed(lambda: stage.run(context), f"stage {name} in {folder}")
+    if name in ENVIRONMENT_STAGES:
+        write_environment(context.observed / ENVIRONMENT_FILE, stage.packages, run.scratch_dir)
     outputs = digest_outputs(folder)
     receipt = Receipt(
         stage=name,

@@ -14,17 +14,21 @@ from appliance.manifest.model import Manifest
 from appliance.policy.presets import PRESETS
 from appliance.stages.definition import Stage, StageContext
 from appliance.stages.norm_stats import asset_id
+from appliance.stages.pins import without_place
 
 if TYPE_CHECKING:
     from appliance.training.request import TrainRequest
 
 EXP_NAME = "run"
-# Settings of the train part that change no result.
+# Settings of the train part that change no result; of a file, its digest does and its place not.
 _NEUTRAL = ("num_workers",)
+_FILES = ("init", "tokenizer")
 
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
     part = manifest.as_dict()["train"]
+    for name in _FILES:
+        part[name] = without_place(part[name])
     return {
         "train": {name: value for name, value in part.items() if name not in _NEUTRAL},
         "dataset": {"repo_id": manifest.dataset.repo_id},
@@ -53,6 +57,7 @@ def stage(*, with_plan: bool) -> Stage:
             "av",
             "numpy",
             "pyarrow",
+            "sentencepiece",
         ),
         manifest_part=_manifest_part,
         run=_run,
@@ -69,7 +74,7 @@ def build_request(
     cache_dir: Path | None,
 ) -> TrainRequest:
     """What the train part of ``manifest`` asks of training; nothing heavy is imported for it."""
-    from appliance.training.request import InitialWeights, TrainRequest
+    from appliance.training.request import InitialWeights, TokenizerFile, TrainRequest
     from appliance.training.schedule import BudgetRule, RepeatRule
 
     part = manifest.train
@@ -105,6 +110,9 @@ def build_request(
         else InitialWeights(
             checkpoint=manifest_dir / part.init.checkpoint, sha256=part.init.sha256
         ),
+        tokenizer=None
+        if part.tokenizer is None
+        else TokenizerFile(path=manifest_dir / part.tokenizer.path, sha256=part.tokenizer.sha256),
         resume=True,
         cache_dir=cache_dir,
     )
