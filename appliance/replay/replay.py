@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from appliance.bundle.findings import Severity
 from appliance.errors import DatasetError, NormStatsError, PlanError, TrainingError
 from appliance.manifest.model import Manifest
 from appliance.replay.claim import ClaimResult, fisher_exact_p, judge_claim
@@ -175,7 +176,7 @@ class _Run:
         if report is None:
             return
         if not report.intact:
-            first = report.findings[0]
+            first = next(each for each in report.findings if each.severity is Severity.ERROR)
             where = f"{first.path}: " if first.path else ""
             self.evidence.invalid = f"the bundle is not intact: {where}{first.message}"
             self.evidence.levels[Level.R0] = not_tested(self.evidence.invalid)

@@ -192,9 +192,10 @@ def _place(value: Mapping[str, Any], source: Path, root: Path | None, base: Path
     data["root"] = str((base / str(root or data.get("root") or "no-dataset")).resolve())
     if norm_stats.get("path"):
         norm_stats["path"] = str(base / str(norm_stats["path"]))
-    if isinstance(train.get("init"), Mapping):
-        init = dict(train["init"])
-        train["init"] = {**init, "checkpoint": str(base / str(init.get("checkpoint")))}
+    for key, name in (("init", "checkpoint"), ("tokenizer", "path")):
+        if isinstance(train.get(key), Mapping):
+            named = dict(train[key])
+            train[key] = {**named, name: str(base / str(named.get(name)))}
     value |= {"dataset": data, "norm_stats": norm_stats, "train": train}
     return parse_manifest(canonical_json(value), source_path=source, known_names=KNOWN_NAMES)
 
