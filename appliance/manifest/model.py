@@ -102,6 +102,7 @@ class EvalPart:
     instruction_type: Literal["unseen", "seen"]
     action_steps: int
     query_batch: int
+    call_timeout_s: int
     sampling_steps: int
     trials: tuple[int, ...] | None
     video: bool

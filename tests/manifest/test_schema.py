@@ -100,6 +100,7 @@ DEFAULTS: Mapping[str, Any] = {
     "eval.instruction_type": "unseen",
     "eval.action_steps": 50,
     "eval.query_batch": 1,
+    "eval.call_timeout_s": 600,
     "eval.sampling_steps": 10,
     "eval.trials": None,
     "eval.video": True,
