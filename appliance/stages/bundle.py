@@ -25,7 +25,7 @@ from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.stages.definition import CONTENT, OBSERVED
-from appliance.stages.pins import without_place
+from appliance.stages.pins import checkout_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder, set_aside
 
@@ -111,6 +111,7 @@ def identity_of(manifest: Manifest) -> dict[str, Any]:
     value["dataset"] = {name: item for name, item in value["dataset"].items() if name != "root"}
     for name in ("init", "tokenizer"):
         value["train"][name] = without_place(value["train"][name])
+    value["eval"]["checkout"] = checkout_without_place(value["eval"]["checkout"])
     return value
 
 

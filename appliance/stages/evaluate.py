@@ -15,19 +15,21 @@ from appliance.errors import CheckpointError
 from appliance.files import read_json
 from appliance.manifest.model import Manifest
 from appliance.policy.presets import PRESETS, TrainConfig
-from appliance.simulator.spec import SimulatorSpec
+from appliance.simulator.spec import ROBOTWIN_IMAGE_SIZE, SimulatorSpec
 from appliance.stages.definition import Stage, StageContext
-from appliance.stages.pins import without_place
+from appliance.stages.pins import checkout_without_place, without_place
 from appliance.stages.train import EXP_NAME
 
 if TYPE_CHECKING:
+    from appliance.evaluation.protocols import SimulatorFactory
     from appliance.policy.tokenizer import Tokenizer
 
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
     train = manifest.as_dict()["train"]
+    part = manifest.as_dict()["eval"]
     return {
-        "eval": manifest.as_dict()["eval"],
+        "eval": {**part, "checkout": checkout_without_place(part["checkout"])},
         "train": {"config": train["config"], "tokenizer": without_place(train["tokenizer"])},
     }
 
@@ -40,7 +42,6 @@ def _run(context: StageContext) -> None:
     from appliance.policy.checkpoint import digest_leaves, load_params
     from appliance.policy.inference import Policy
     from appliance.policy.parameters import abstract_params
-    from appliance.simulator.worker import SimulatorProcess
 
     part = context.manifest.eval
     config = PRESETS[context.manifest.train.config]
@@ -56,12 +57,12 @@ def _run(context: StageContext) -> None:
         sampling_steps=part.sampling_steps,
         tokenizer=_make_tokenizer(context, config),
     )
-    spec = _simulator_spec(context.manifest, config)
+    simulator, make_simulator = _choose_simulator(context, config)
     evaluate(
         EvalRequest(
             task=part.task,
             task_config=part.task_config,
-            simulator={"name": part.simulator, **spec.as_record()},
+            simulator=simulator,
             policy={
                 "config": config.name,
                 "checkpoint": step,
@@ -80,11 +81,7 @@ def _run(context: StageContext) -> None:
             workers=min(context.manifest.runtime.cpu_threads, part.episodes),
         ),
         policy,
-        lambda number: SimulatorProcess(
-            spec,
-            log_path=context.observed / f"simulator-{number}.log",
-            call_timeout_s=part.call_timeout_s,
-        ),
+        make_simulator,
         content_dir=context.content,
         observed_dir=context.observed,
         artifacts_dir=context.artifacts,
@@ -104,19 +101,55 @@ def _make_tokenizer(context: StageContext, config: TrainConfig) -> Tokenizer:
     )
 
 
-def _simulator_spec(manifest: Manifest, config: TrainConfig) -> SimulatorSpec:
-    """Only the cameras the policy reads, at the size it reads them."""
+def _choose_simulator(
+    context: StageContext, config: TrainConfig
+) -> tuple[dict[str, Any], SimulatorFactory]:
+    """The simulator the manifest asks for: what the records say of it, and how to make one."""
+    from appliance.simulator.checkout import CheckoutProcess, CheckoutSpec
+    from appliance.simulator.worker import SimulatorProcess
+
+    part = context.manifest.eval
+    asked: dict[str, Any] = {
+        "task": part.task,
+        "task_config": part.task_config,
+        "embodiment": part.embodiment,
+        "planner": part.planner,
+        "shader": part.shader,
+        "cameras": tuple(camera for camera, _ in config.cameras),
+        "image_size": _picture_size(config),
+    }
+
+    def options(number: int) -> dict[str, Any]:
+        log_path = context.observed / f"simulator-{number}.log"
+        return {"log_path": log_path, "call_timeout_s": part.call_timeout_s}
+
+    if part.checkout is not None:
+        root = (context.manifest_dir / part.checkout.path).resolve()
+        python = context.manifest_dir / part.checkout.python
+        there = CheckoutSpec(root=root, python=python, **asked)
+        record = {"name": part.simulator, **there.as_record(), **_describe_checkout(root, python)}
+        return record, lambda number: CheckoutProcess(there, **options(number))
+    spec = SimulatorSpec(**asked)
+    record = {"name": part.simulator, **spec.as_record()}
+    return record, lambda number: SimulatorProcess(spec, **options(number))
+
+
+def _describe_checkout(root: Path, python: Path) -> dict[str, str]:
+    """What stands in the records of the checkout as it is now; the lock has its assets too."""
+    from appliance.simulator.checkout import digest_code, digest_environment
+
+    return {"checkout": digest_code(root), "environment": digest_environment(python)}
+
+
+def _picture_size(config: TrainConfig) -> tuple[int, int]:
+    """(width, height) of the cameras: what the policy reads, if that has the shape of RoboTwin's.
+
+    A policy of square pictures was trained on RoboTwin's, resized with padding; it gets those and
+    does the same to them.
+    """
     height_px, width_px = config.model.image_size
-    part = manifest.eval
-    return SimulatorSpec(
-        task=part.task,
-        task_config=part.task_config,
-        embodiment=part.embodiment,
-        planner=part.planner,
-        shader=part.shader,
-        cameras=tuple(camera for camera, _ in config.cameras),
-        image_size=(width_px, height_px),
-    )
+    wide, high = ROBOTWIN_IMAGE_SIZE
+    return (width_px, height_px) if width_px * high == height_px * wide else ROBOTWIN_IMAGE_SIZE
 
 
 def _check_leaves(train: Path, step: int, leaves: Mapping[str, str]) -> None:
