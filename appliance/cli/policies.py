@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from appliance.cli.places import user_cache_dir
+from appliance.errors import RuntimeMissingError
 from appliance.manifest.model import Manifest, RuntimePart
 
 RunOption = Annotated[
@@ -67,6 +69,20 @@ class PolicyPlace:
             for name, value in stray:
                 if value is not None:
                     raise typer.BadParameter(f"{name} goes with --checkpoint, not with {named[0]}")
+
+
+LEARNING = ("jax", "flax", "orbax")
+WIRE = ("websockets", "msgpack")
+
+
+def require_libraries(what: str, *names: str) -> None:
+    """Raise RuntimeMissingError unless every library is installed; none is imported."""
+    absent = [name for name in names if importlib.util.find_spec(name) is None]
+    if absent:
+        raise RuntimeMissingError(
+            f"{what} needs what is not installed here: {', '.join(absent)}. Install the extra"
+            " `run` (`make setup` does)."
+        )
 
 
 def enter_environment(runtime: RuntimePart) -> None:

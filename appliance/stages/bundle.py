@@ -27,10 +27,12 @@ from appliance.errors import BundleNotIntactError
 from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
+from appliance.report.page import write_report
+from appliance.report.report_input import REPORT_FILE, ReportInput
 from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
 from appliance.stages.definition import CONTENT, OBSERVED
-from appliance.stages.pins import without_place
+from appliance.stages.pins import checkout_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder, set_aside
@@ -73,6 +75,7 @@ def make_bundle(
         content = {"manifest.json": asked}
         for name, place in places.items():
             content |= collect_files(place / CONTENT, name)
+        observed = _observed_files(folder, places)
         digest = content_digest(
             {f"{CONTENT}/{name}": sha256_file(path) for name, path in content.items()}
         )
@@ -81,10 +84,12 @@ def make_bundle(
         written = found is None or not _same_receipts(target, places)
         if written:
             set_aside(target, "replaced")
+            page = Path(scratch) / REPORT_FILE
+            write_report(_report_input(manifest, digest, content, observed), page)
             sources = BundleSources(
                 name=manifest.name,
                 content=content,
-                observed=_observed_files(folder, places),
+                observed={**observed, REPORT_FILE: page},
                 manifest=manifest.as_dict(),
                 lock=lock.to_dict(),
                 steps=_describe_steps(manifest, receipts, sha256_file(asked)),
@@ -123,7 +128,24 @@ def identity_of(manifest: Manifest) -> dict[str, Any]:
     for name in ("init", "tokenizer"):
         value["train"][name] = without_place(value["train"][name])
     value["runtime"] = result_runtime(manifest)
+    value["eval"]["checkout"] = checkout_without_place(value["eval"]["checkout"])
     return value
+
+
+def _report_input(
+    manifest: Manifest, digest: str, content: Mapping[str, Path], observed: Mapping[str, Path]
+) -> ReportInput:
+    """What the report inside the bundle is made from: the bundle's files as they will lie there."""
+    files = {f"{CONTENT}/{name}": path for name, path in content.items()}
+    files |= {f"{OBSERVED}/{name}": path for name, path in observed.items()}
+    return ReportInput(
+        files=files,
+        name=manifest.name,
+        manifest=manifest.as_dict(),
+        content_digest=digest,
+        levels=LEVELS,
+        place=f"{OBSERVED}/{REPORT_FILE}",
+    )
 
 
 def _find_intact(target: Path, digest: str, key_dir: Path | None) -> VerifyReport | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Appliance
+from tests.conftest import GOLDEN, ROOT, Appliance
 
 
 def test_every_line_says_what_was_found_and_json_says_the_same(
@@ -80,6 +80,24 @@ def test_a_bare_machine_with_the_core_installation_gets_lines_and_no_traceback(
     assert "the Docker SDK is not installed" in done.stdout
     assert "packages" in done.stderr
     assert len(done.stdout.splitlines()) == 16
+    for command in (
+        ("serve", "--checkpoint", str(tmp_path), "--config", "pi0_tiny_aloha_robotwin"),
+        ("evaluate", str(GOLDEN / "smoke.yaml"), "-o", "out", "--server", "ws://127.0.0.1:1"),
+        ("evaluate", str(GOLDEN / "smoke.yaml"), "-o", "out", "--checkpoint", str(tmp_path)),
+    ):
+        (tmp_path / "1" / "assets" / "x").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "1" / "assets" / "x" / "norm_stats.json").touch()
+        done = subprocess.run(
+            [sys.executable, "-S", "-m", "appliance", *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 31, done.stderr
+        assert "needs what is not installed here" in done.stderr
     done = subprocess.run(
         [sys.executable, "-S", "-m", "appliance", "doctor", "--for", "verify", "--json"],
         cwd=tmp_path,
