@@ -101,11 +101,15 @@ def enter_environment(runtime: RuntimePart) -> None:
     )
 
 
-def runtime_with(manifest: Manifest | None, cpu_threads: int | None) -> RuntimePart:
-    """The runtime of ``manifest``, or the schema's defaults, with another number of threads."""
+def runtime_with(
+    manifest: Manifest | None, cpu_threads: int | None, gpus: int | None
+) -> RuntimePart:
+    """The runtime of ``manifest``, or the schema's defaults, with other threads and GPUs."""
     from dataclasses import replace
 
     from appliance.manifest.schema import default_values
 
     runtime = RuntimePart(**default_values(("runtime",))) if manifest is None else manifest.runtime
-    return runtime if cpu_threads is None else replace(runtime, cpu_threads=cpu_threads)
+    if cpu_threads is not None:
+        runtime = replace(runtime, cpu_threads=cpu_threads)
+    return runtime if gpus is None else replace(runtime, gpus=gpus)

@@ -36,6 +36,7 @@ def serve(
     seed: int,
     default_prompt: str | None,
     cpu_threads: int | None,
+    gpus: int | None,
     max_message_mib: int,
     as_json: bool,
 ) -> None:
@@ -49,7 +50,7 @@ def serve(
     from appliance.serving.server import check_address, serve_policy
 
     check_address(host, port)
-    enter_environment(runtime_with(manifest, cpu_threads))
+    enter_environment(runtime_with(manifest, cpu_threads, gpus))
     opened = open_policy(files, sampling_steps=sampling_steps)
     from appliance.serving.service import PolicyService
 
