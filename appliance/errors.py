@@ -70,6 +70,16 @@ class ExpectationError(ApplianceError):
     exit_code = 18
 
 
+class PolicyServerError(ApplianceError):
+    """A policy server cannot be reached, was lost, or does not speak the protocol."""
+
+    exit_code = 19
+
+
+class PolicyRaisedError(PolicyServerError):
+    """A policy answered a query with an error of its own; it ends that episode and no other."""
+
+
 class NotABundleError(ApplianceError):
     """The path given is not an audit bundle."""
 

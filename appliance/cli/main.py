@@ -18,6 +18,7 @@ import typer
 
 from appliance import __version__
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.evaluation_commands import add_evaluation_commands
 from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import JsonOption
 from appliance.cli.plan_commands import plan_app
@@ -225,6 +226,7 @@ def dataset_fingerprint(
 
 
 add_dataset_commands(dataset_app)
+add_evaluation_commands(app)
 
 
 @keys_app.command("show")

@@ -95,7 +95,7 @@ def evaluate(
         request=request,
         journal=journal,
         workers=workers,
-        queries=PolicyQueries(policy, request.policy_seed),
+        queries=PolicyQueries(policy, request.policy_seed, request.query_batch),
         videos_dir=observed_dir / VIDEOS_NAME,
         on_progress=on_progress,
     )

@@ -59,6 +59,7 @@ def write_content(
         "policy_seed": request.policy_seed,
         "instruction_type": request.instruction_type,
         "action_steps": request.action_steps,
+        "query_batch": request.query_batch,
         "trials": trials.to_dict(),
         "confidence": CONFIDENCE,
         **summarize(episodes),

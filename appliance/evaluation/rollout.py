@@ -73,7 +73,9 @@ class Rollout:
             began_s = time.monotonic()
             query = self._query_count
             self._query_count += 1
-            actions_HxA = self._queries.ask(observation, self._seed, query)
+            actions_HxA = self._queries.ask(
+                observation, trial_number=self._episode, trial_seed=self._seed, query=query
+            )
             asked_s = time.monotonic()
             result = self._execute(actions_HxA[:action_steps])
             self.times.policy_s += asked_s - began_s

@@ -53,6 +53,14 @@ class InitPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerPart:
+    """A SentencePiece model; ``path`` counts from the manifest's folder."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPart:
     """One training run; None is the preset's ``batch_size``, and no ``save_interval``."""
 
@@ -73,6 +81,7 @@ class TrainPart:
     sampler_replacement_override: bool | None
     save_interval: int | None
     init: InitPart | None
+    tokenizer: TokenizerPart | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +100,7 @@ class EvalPart:
     policy_seed: int
     instruction_type: Literal["unseen", "seen"]
     action_steps: int
+    query_batch: int
     sampling_steps: int
     trials: tuple[int, ...] | None
     video: bool
@@ -189,6 +199,7 @@ _PARTS: Mapping[str, type[Any]] = MappingProxyType(
         "norm_stats": NormStatsPart,
         "train": TrainPart,
         "init": InitPart,
+        "tokenizer": TokenizerPart,
         "eval": EvalPart,
         "runtime": RuntimePart,
         "expect": ExpectPart,

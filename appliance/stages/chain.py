@@ -6,10 +6,13 @@ run that was stopped anywhere goes on from there, and a run with nothing to do d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key
 from appliance.engine.host import pinned_environment, run_stage_process
 from appliance.errors import ManifestError, StageFailedError
 from appliance.files import storage_errors, write_atomic
@@ -19,6 +22,7 @@ from appliance.policy.presets import PRESETS
 from appliance.stages.bundle import BundleResult, make_bundle
 from appliance.stages.cache import StageCache
 from appliance.stages.decide import Action, Decision, decide_stage, read_previous
+from appliance.stages.declare import DECLARED_STAGE, declare_before_training
 from appliance.stages.definition import Stage
 from appliance.stages.execute import record_stage
 from appliance.stages.expectations import check_stage_expectations, find_unmet_expectations
@@ -35,13 +39,15 @@ class RunOptions:
     """Where a run works; nothing here changes a result.
 
     ``cache_dir`` None switches the shared cache off. ``scratch_dir`` holds compiled programs and
-    the like; ``key_dir`` None is the user's own key folder.
+    the like; ``key_dir`` None is the user's own key folder, ``passphrase`` asks for the words an
+    encrypted key there needs.
     """
 
     run_dir: Path
     cache_dir: Path | None
     scratch_dir: Path
     key_dir: Path | None
+    passphrase: Passphrase | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,19 +75,21 @@ def run_chain(
     manifest = read_manifest(manifest_path)
     check_before_running(manifest)
     folder = RunFolder(options.run_dir.resolve())
-    folder.create()
-    with folder.claimed() as claim:
-        lock = resolve_lock(manifest)
-        prepare_run_folder(folder, manifest, lock, options)
-        chain = _Chain(manifest=manifest, lock=lock, folder=folder, options=options, claim=claim)
+    with open_chain(manifest, folder, options) as chain:
+        lock = chain.lock
         for stage in stages_for(manifest):
-            decision = chain.decide(stage)
-            announce(decision)
-            receipt = chain.finish(stage, decision)
+            receipt = chain.bring_to_receipt(stage, announce)
             check_stage_expectations(
                 manifest, stage.name, folder.stage_dir(stage.name, receipt.key)
             )
-        bundle = make_bundle(manifest, lock, folder, chain.results, key_dir=options.key_dir)
+        bundle = make_bundle(
+            manifest,
+            lock,
+            folder,
+            chain.results,
+            key_dir=options.key_dir,
+            signer=chain.signer,
+        )
     unmet = find_unmet_expectations(
         manifest, content_digest=bundle.content_digest, success_rate=bundle.success_rate
     )
@@ -134,11 +142,34 @@ class StageExitError(StageFailedError):
         self.code = code
 
 
+@contextlib.contextmanager
+def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> Iterator[Chain]:
+    """Hold the run folder, resolve the manifest, and write what stage processes read.
+
+    Raises DatasetError when the data is not the pinned data, RunFolderBusyError, StorageError.
+    """
+    folder.create()
+    with folder.claimed() as claim:
+        lock = resolve_lock(manifest)
+        prepare_run_folder(folder, manifest, lock, options)
+        signer = functools.cache(
+            lambda: load_or_create_key(options.key_dir, passphrase=options.passphrase)
+        )
+        yield Chain(
+            manifest=manifest,
+            lock=lock,
+            folder=folder,
+            options=options,
+            claim=claim,
+            signer=signer,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chain:
+class Chain:
     """One run on its way: the receipts so far, and which stages had to work for them.
 
-    ``claim`` is the descriptor that holds the run folder.
+    ``claim`` is the descriptor that holds the run folder, ``signer`` gives the signing key.
     """
 
     manifest: Manifest
@@ -146,14 +177,25 @@ class _Chain:
     folder: RunFolder
     options: RunOptions
     claim: int
+    signer: Callable[[], SigningKey]
     results: dict[str, Receipt] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
 
     @property
     def cache(self) -> StageCache:
+        """The cache of this run."""
         return StageCache(self.options.cache_dir)
 
+    def bring_to_receipt(self, stage: Stage, announce: Callable[[Decision], None]) -> Receipt:
+        """Decide the next stage, say so, and finish it; its upstream stages are finished."""
+        decision = self.decide(stage)
+        announce(decision)
+        if decision.action is not Action.DONE:
+            self.signer()  # a key that cannot be used must not be found out after the long work
+        return self.finish(stage, decision)
+
     def decide(self, stage: Stage) -> Decision:
+        """What will happen to the next stage, and why."""
         return decide_stage(
             stage,
             self.manifest,
@@ -176,6 +218,8 @@ class _Chain:
             self.cache.take(stage.name, decision.key, place)
         elif decision.action is not Action.DONE:
             self.ran.append(stage.name)
+            if stage.name == DECLARED_STAGE:
+                declare_before_training(place, self.manifest, self.lock, self.results, self.signer)
             self._run(stage)
             self.cache.put(stage.name, decision.key, place)
         receipt = read_receipt(place)

@@ -62,13 +62,13 @@ def build_key_parts(
     stage: Stage, manifest: Manifest, lock: Lock, upstream: Mapping[str, str]
 ) -> dict[str, Any]:
     """Everything that decides the result of ``stage``; ``upstream`` holds content digests."""
-    parts = stage.manifest_part(manifest)
+    parts = dict(stage.manifest_part(manifest))
     return {
         "stage": stage.name,
         "stage_version": stage.version,
-        "manifest": dict(parts),
+        "manifest": parts,
         "dataset": {name: lock.dataset[name] for name in ("fingerprint", "media")},
-        "files": dict(lock.files),
+        "files": {key: value for key, value in lock.files.items() if _takes(parts, key)},
         "inputs": dict(sorted(upstream.items())),
         "environment": stage_environment_parts(
             stage.rooms, stage.packages, _result_runtime(manifest)
@@ -194,6 +194,14 @@ def _decide_waiting(
     )
     action = Action.RUN if changes or old is None else Action.UNKNOWN
     return Decision(stage=stage.name, action=action, changes=changes, waits_for=waits_for)
+
+
+def _takes(parts: Mapping[str, Any], key: str) -> bool:
+    """Whether the file named by the manifest's ``key`` belongs to a stage with these parts."""
+    value: Any = parts
+    for step in key.split(".")[:-1]:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return isinstance(value, Mapping)
 
 
 def _result_runtime(manifest: Manifest) -> dict[str, Any]:

@@ -18,9 +18,11 @@ from appliance.errors import StageFailedError, StorageError
 from appliance.files import read_json, remove_leftovers, storage_errors
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
+from appliance.stages import spot_check
 from appliance.stages.decide import build_key_parts, read_previous
 from appliance.stages.definition import Progress, Stage, StageContext
 from appliance.stages.environment import describe_host
+from appliance.stages.installed import ENVIRONMENT_FILE, write_environment
 from appliance.stages.manifest import read_manifest
 from appliance.stages.receipt import (
     Receipt,
@@ -34,6 +36,9 @@ from appliance.stages.registry import find_stage
 from appliance.stages.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+# The stages that load the heavy libraries; they may run in different environments.
+ENVIRONMENT_STAGES = ("train", "evaluate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +78,10 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
     Raises the stage's own errors, and StageFailedError when an upstream stage is not finished.
     """
     run = load_run(run_dir)
-    stage = find_stage(run.manifest, name)
+    if name == spot_check.NAME:
+        stage = spot_check.stage(run.manifest, spot_check.read_spot_check(run.folder))
+    else:
+        stage = find_stage(run.manifest, name)
     inputs, digests = _finished_inputs(run, stage)
     key_parts = build_key_parts(stage, run.manifest, run.lock, digests)
     key = stage_key(key_parts)
@@ -95,6 +103,8 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
         progress=progress,
     )
     times = _timed(lambda: stage.run(context), f"stage {name} in {folder}")
+    if name in ENVIRONMENT_STAGES:
+        write_environment(context.observed / ENVIRONMENT_FILE, stage.packages, run.scratch_dir)
     outputs = digest_outputs(folder)
     receipt = Receipt(
         stage=name,

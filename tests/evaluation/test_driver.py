@@ -296,6 +296,7 @@ def test_a_folder_with_another_evaluations_episodes_is_refused_with_the_differen
         ({"episodes": 0}, "eval.episodes: 0 is not positive"),
         ({"action_steps": 0}, "eval.action_steps: 0 is not positive"),
         ({"action_steps": HORIZON + 1}, "more than the 4 actions"),
+        ({"query_batch": 0}, "eval.query_batch: 0 is not positive"),
         ({"workers": 0}, "workers: 0 is not positive"),
         ({"seed": -1}, "not negative"),
         ({"instruction_type": "both"}, "'both' is unknown"),
