@@ -29,7 +29,8 @@ class ReportInput:
     bundle path the page itself will have when it is written as a part of a bundle, so that it links
     to its neighbours; None otherwise.
     ``check`` is the outcome of verifying, where that was done. ``stages`` are those of a run folder
-    that is not a bundle yet. ``replay`` is a replay's verdict document. ``embed_videos`` puts videos into the page while they have room.
+    that is not a bundle yet. ``replay`` is a replay's verdict document. ``embed_videos`` puts
+    videos into the page while they have room.
     """
 
     files: Mapping[str, Path]

@@ -29,9 +29,10 @@ from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.report.page import write_report
 from appliance.report.report_input import REPORT_FILE, ReportInput
+from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
 from appliance.stages.definition import CONTENT, OBSERVED
-from appliance.stages.pins import without_place
+from appliance.stages.pins import checkout_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder, set_aside
@@ -115,7 +116,9 @@ def make_bundle(
 
 
 def identity_of(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as far as it decides the result: not where files lie, not what is expected.
+    """The manifest as far as it decides the result.
+
+    Not where files lie, what is expected, or which engine runs the stages.
 
     The manifest as it was written goes into ``observed/`` and, normalized, into the statement.
     """
@@ -124,6 +127,8 @@ def identity_of(manifest: Manifest) -> dict[str, Any]:
     value["dataset"] = {name: item for name, item in value["dataset"].items() if name != "root"}
     for name in ("init", "tokenizer"):
         value["train"][name] = without_place(value["train"][name])
+    value["runtime"] = result_runtime(manifest)
+    value["eval"]["checkout"] = checkout_without_place(value["eval"]["checkout"])
     return value
 
 
@@ -162,6 +167,7 @@ def _same_receipts(target: Path, places: Mapping[str, Path]) -> bool:
 
 def _observed_files(folder: RunFolder, places: Mapping[str, Path]) -> dict[str, Path]:
     files = {"manifest.yaml": folder.manifest_path, "lock.json": folder.lock_path}
+    files |= collect_files(folder.environment_dir, "environment")
     for name, place in places.items():
         files[f"receipts/{name}.json"] = place / RECEIPT_FILE
         files |= collect_files(place / OBSERVED, name)
