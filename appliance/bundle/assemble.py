@@ -145,7 +145,7 @@ def collect_files(folder: Path, under: str) -> dict[str, Path]:
 
 
 def list_dependencies(lock: Mapping[str, Any]) -> list[Dependency]:
-    """What a lock resolved, as SLSA dependencies: the lock itself, the dataset, every package.
+    """What a lock resolved, as SLSA dependencies: the lock, the dataset, files, every package.
 
     A package that is not installed is left out; what a lock does not hold is not listed.
     """
@@ -159,6 +159,12 @@ def list_dependencies(lock: Mapping[str, Any]) -> list[Dependency]:
             Dependency(name=f"dataset {figure}", digest=str(dataset[figure]), annotations=facts)
             for figure in ("fingerprint", "media")
             if dataset.get(figure)
+        )
+    files = lock.get("files")
+    if isinstance(files, Mapping):
+        found.extend(
+            Dependency(name=f"file {key}", digest=with_algorithm(str(files[key])))
+            for key in sorted(files)
         )
     packages = lock.get("packages")
     if isinstance(packages, Mapping):
@@ -174,6 +180,11 @@ def list_dependencies(lock: Mapping[str, Any]) -> list[Dependency]:
             for room in sorted(sources)
         )
     return found
+
+
+def with_algorithm(digest: str) -> str:
+    """A plain hexadecimal SHA-256 with its algorithm before it; others as they are."""
+    return digest if ":" in digest else f"sha256:{digest}"
 
 
 def _check_sources(files: Mapping[str, Path], sources: BundleSources) -> None:

@@ -137,20 +137,28 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _read_replay(path: Path, report: VerifyReport) -> Mapping[str, Any]:
-    """A replay's verdict as `replay --json` prints it, for this very content."""
+    """A replay's verdict as `replay --output` writes it, about this very content."""
     value = read_json(path)
-    if not isinstance(value, Mapping) or not isinstance(value.get("verdict"), str):
-        raise StorageError(f"{path}: not the verdict of a replay. Give what `replay --json` wrote.")
-    said = value.get("content_digest")
-    if said not in (None, report.content_digest):
+    said = value.get("subject") if isinstance(value, Mapping) else None
+    if not isinstance(said, Mapping) or not isinstance(value.get("verdict"), str):
         raise StorageError(
-            f"{path}: the verdict is about {said}, but the bundle is {report.content_digest}."
+            f"{path}: not the verdict of a replay. Give what `appliance replay --output` wrote."
         )
-    return value
+    if said.get("identity") != report.content_digest:
+        raise StorageError(
+            f"{path}: the verdict is about {said.get('identity')}, but this bundle is"
+            f" {report.content_digest}. Replay this one."
+        )
+    return dict(value)
 
 
 def _result_of(verdict: Mapping[str, Any]) -> tuple[Result, list[str]]:
-    """PASSED only when the replay reproduced the result, for the level it reached."""
-    level = verdict.get("level")
-    passed = verdict.get("verdict") == "REPRODUCED" and isinstance(level, str)
-    return ("PASSED", ["R0", str(level)]) if passed else ("FAILED", [])
+    """PASSED only when the replay reproduced the result, for each level it has shown."""
+    levels = verdict.get("levels")
+    shown = [
+        str(name)
+        for name, result in (levels if isinstance(levels, Mapping) else {}).items()
+        if isinstance(result, Mapping) and result.get("status") == "shown"
+    ]
+    passed = verdict["verdict"] == "REPRODUCED"
+    return ("PASSED" if passed else "FAILED"), (sorted({"R0", *shown}) if passed else [])

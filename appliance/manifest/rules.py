@@ -24,7 +24,8 @@ from appliance.manifest.schema import schema_at
 Rule = Callable[[Manifest, Document], Iterator[Finding]]
 
 MAX_NAMED = 5
-_RANDOM_INIT_PRESETS = ("pi0_tiny_aloha_robotwin",)
+# Presets that need no weights and no tokenizer of the user's.
+SMALL_PRESETS = ("pi0_tiny_aloha_robotwin",)
 
 
 def find_contradictions(manifest: Manifest, document: Document) -> list[Finding]:
@@ -207,7 +208,7 @@ def check_trials_count(manifest: Manifest, document: Document) -> Iterator[Findi
 def check_weights_are_declared(manifest: Manifest, document: Document) -> Iterator[Finding]:
     """A pretrained preset says where its weights come from, or that random ones are meant."""
     train = manifest.train
-    if train.init is not None or train.config in _RANDOM_INIT_PRESETS:
+    if train.init is not None or train.config in SMALL_PRESETS:
         return
     path = ("train", "init")
     if document.is_written(path):
@@ -223,6 +224,29 @@ def check_weights_are_declared(manifest: Manifest, document: Document) -> Iterat
             f"is missing: {train.config} fine-tunes pretrained weights",
             "Give init: {checkpoint: ..., sha256: ...}, or write `init: null` if random weights are"
             " meant.",
+        )
+
+
+def check_weights_are_a_file(manifest: Manifest, document: Document) -> Iterator[Finding]:
+    """Stages have no network, so that weights are on this machine before the run."""
+    init = manifest.train.init
+    if init is not None and "://" in init.checkpoint:
+        yield document.finding(
+            ("train", "init", "checkpoint"),
+            f"{show_value(init.checkpoint)} is on the network, and stages have none",
+            "Download it once and name the folder or file; its sha256 says that it is the same.",
+        )
+
+
+def check_tokenizer_is_named(manifest: Manifest, document: Document) -> Iterator[Finding]:
+    """A preset that reads prompts with PaliGemma's SentencePiece model is given it."""
+    train = manifest.train
+    if train.tokenizer is None and train.config not in SMALL_PRESETS:
+        yield document.finding(
+            ("train", "tokenizer"),
+            f"is missing: {train.config} reads prompts with PaliGemma's SentencePiece model, which"
+            " is not part of this project",
+            "Give tokenizer: {path: ..., sha256: ...}.",
         )
 
 
@@ -288,6 +312,8 @@ RULES: tuple[Rule, ...] = (
     check_trials_differ,
     check_trials_count,
     check_weights_are_declared,
+    check_weights_are_a_file,
+    check_tokenizer_is_named,
     check_host_has_no_gpus,
     check_margin_can_be_decided,
 )

@@ -9,11 +9,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from appliance.bundle.keys import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, load_or_create_key
+from appliance.bundle.verify import verify_bundle
 from appliance.digest import digest_files
 from tests.bundle.sample import make_bundle
 from tests.conftest import Appliance
@@ -122,13 +123,25 @@ def bundle_copy(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+def verdict_of(bundle: Path, made: Path, conclusion: str) -> dict[str, Any]:
+    """The part of a replay's verdict that a countersignature looks at."""
+    report = verify_bundle(bundle, key_dir=made / "keys")
+    levels = {"R1": "shown", "R2": "not tested", "R3": "shown"}
+    return {
+        "format": "plan-star-replay-verdict-v1",
+        "subject": {"kind": "bundle", "identity": report.content_digest},
+        "verdict": conclusion,
+        "levels": {name: {"status": status, "reason": ""} for name, status in levels.items()},
+    }
+
+
 def test_a_countersignature_lies_beside_the_bundle_and_is_read_from_there(
     made: Path, bundle_copy: Path, reviewer: Path, tmp_path: Path, appliance: Appliance
 ) -> None:
     before = digest_files(bundle_copy)
     signer = made / "keys" / PUBLIC_KEY_FILE
     replay = tmp_path / "replay.json"
-    replay.write_text('{"verdict": "REPRODUCED", "level": "R3", "evidence": {"episodes": 4}}')
+    replay.write_text(json.dumps(verdict_of(bundle_copy, made, "REPRODUCED")))
     outcome = appliance(
         *("countersign", bundle_copy, "--key", signer, "--key-dir", reviewer),
         *("--replay", replay),
@@ -140,7 +153,7 @@ def test_a_countersignature_lies_beside_the_bundle_and_is_read_from_there(
     assert appliance("keys", "trust", signer, "--key-dir", reviewer).code == 0
     said = appliance("verify", bundle_copy, "--key-dir", reviewer)
     assert said.code == 0
-    assert "PASSED for R0, R3" in said.out
+    assert "PASSED for R0, R1, R3" in said.out
     assert "replay: REPRODUCED" in said.out
     stranger = appliance("verify", bundle_copy, "--key", signer)
     assert stranger.code == 0
@@ -174,7 +187,8 @@ def test_only_a_trusted_intact_bundle_is_countersigned(
     assert appliance("countersign", bundle_copy, "--key-dir", reviewer).code == 22
     signer = made / "keys" / PUBLIC_KEY_FILE
     replay = tmp_path / "replay.json"
-    for text in ("{}", "[]", "x", '{"verdict": "REPRODUCED", "content_digest": "other"}'):
+    of_another = json.dumps({**verdict_of(bundle_copy, made, "REPRODUCED"), "subject": {}})
+    for text in ("{}", "[]", "x", of_another):
         replay.write_text(text)
         arguments = ("countersign", bundle_copy, "--key", signer, "--key-dir", reviewer)
         assert appliance(*arguments, "--replay", replay).code == 30, text
@@ -187,7 +201,7 @@ def test_a_replay_that_did_not_reproduce_is_signed_as_failed(
     made: Path, bundle_copy: Path, tmp_path: Path, appliance: Appliance
 ) -> None:
     replay = tmp_path / "replay.json"
-    replay.write_text('{"verdict": "INCONCLUSIVE", "level": "R4", "episodes_needed": 200}')
+    replay.write_text(json.dumps(verdict_of(bundle_copy, made, "INCONCLUSIVE")))
     outcome = appliance("countersign", bundle_copy, "--key-dir", made / "keys", "--replay", replay)
     assert outcome.code == 0
     said = appliance("verify", bundle_copy, "--key-dir", made / "keys")
