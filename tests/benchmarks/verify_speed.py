@@ -1,9 +1,9 @@
 """Verifying a bundle with a large checkpoint: its memory, and its speed beside SHA-256 alone.
 
-The large checkpoint is a sparse file, which in the bundle is written out whole; no digest is quicker
-for its zeros. The archived one does not compress. Each measurement runs in a fresh process. Times are
-processor seconds, so that a busy machine changes little; the yardstick is SHA-256 alone over the
-same file.
+The large checkpoint is a sparse file, which in the bundle is written out whole; no digest is
+quicker for its zeros. The archived one does not compress. Each measurement runs in a fresh process.
+Times are processor seconds, so that a busy machine changes little; the yardstick is SHA-256 alone
+over the same file.
 """
 
 from __future__ import annotations
