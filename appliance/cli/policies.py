@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from appliance.cli.places import user_cache_dir
 from appliance.errors import RuntimeMissingError
-from appliance.manifest.model import Manifest, RuntimePart
+
+if TYPE_CHECKING:
+    from appliance.manifest.model import Manifest, RuntimePart
 
 RunOption = Annotated[
     Path | None,
@@ -107,6 +109,7 @@ def runtime_with(
     """The runtime of ``manifest``, or the schema's defaults, with other threads and GPUs."""
     from dataclasses import replace
 
+    from appliance.manifest.model import RuntimePart
     from appliance.manifest.schema import default_values
 
     runtime = RuntimePart(**default_values(("runtime",))) if manifest is None else manifest.runtime

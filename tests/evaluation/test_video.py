@@ -37,7 +37,7 @@ def test_a_video_decodes_to_as_many_frames_as_were_added(tmp_path: Path, count: 
 def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     frames = [generator.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(20)]
-    assert record(tmp_path / "a.mp4", frames) == record(tmp_path / "b.mp4", frames)
+    assert len({record(tmp_path / f"{turn}.mp4", frames) for turn in range(40)}) == 1
 
 
 @pytest.mark.parametrize(
