@@ -157,7 +157,7 @@ def serve(
 EvaluationArgument = Annotated[
     Path,
     typer.Argument(
-        help="An evaluation: the output of `evaluate`, a run folder, or a bundle.",
+        help="An evaluation: the output of `evaluate`, a run folder, a bundle or its archive.",
         show_default=False,
     ),
 ]
