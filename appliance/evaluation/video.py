@@ -24,8 +24,9 @@ TINY_SCALE = 3
 class VideoRecorder:
     """Encodes frames as they come and writes the file at the end, whole or not at all.
 
-    One frame an action at 10 frames a second, as RoboTwin's own evaluation videos. The encoder uses
-    one thread, so that equal frames give equal bytes with the same FFmpeg build.
+    One frame an action at 10 frames a second, as RoboTwin's own evaluation videos. Equal frames
+    give equal bytes with the same FFmpeg build: the encoder uses one thread, and colours are
+    converted here, because FFmpeg's conversion rounds by how its memory happens to be aligned.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class VideoRecorder:
 
     def add(self, frame_HxWx3: NDArray[np.uint8]) -> None:
         """Append one picture, RGB uint8 HxWx3; all pictures have the first one's size."""
-        picture = np.ascontiguousarray(fit_for_video(frame_HxWx3))
+        picture = fit_for_video(frame_HxWx3)
         if self._stream is None:
             self._stream = self._container.add_stream(
                 "libx264", rate=FRAMES_PER_SECOND, options={"crf": "23", "preset": "veryfast"}
@@ -55,7 +56,7 @@ class VideoRecorder:
             self._stream.height, self._stream.width = picture.shape[:2]
             self._stream.pix_fmt = "yuv420p"
             self._stream.codec_context.thread_count = 1
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(to_yuv420(picture), format="yuv420p")
         self._container.mux(self._stream.encode(frame))
         self.frame_count += 1
 
@@ -76,3 +77,20 @@ def fit_for_video(frame_HxWx3: NDArray[np.uint8]) -> NDArray[np.uint8]:
     scale = TINY_SCALE if frame_HxWx3.shape[1] < TINY_WIDTH_PX else 1
     large = frame_HxWx3.repeat(scale, axis=0).repeat(scale, axis=1)
     return np.pad(large, ((0, large.shape[0] % 2), (0, large.shape[1] % 2), (0, 0)), mode="edge")
+
+
+def to_yuv420(rgb_HxWx3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The planes Y, U, V below each other (3H/2 x W), for even H and W.
+
+    BT.601 in limited range, in whole numbers; colour is the mean of each 2x2 pixels.
+    """
+    height_px, width_px = rgb_HxWx3.shape[:2]
+    red, green, blue = np.moveaxis(rgb_HxWx3.astype(np.int32), 2, 0)
+    luma = ((66 * red + 129 * green + 25 * blue + 128) >> 8) + 16
+    blocks = rgb_HxWx3.reshape(height_px // 2, 2, width_px // 2, 2, 3)
+    red, green, blue = np.moveaxis(blocks.sum(axis=(1, 3), dtype=np.int32), 2, 0)
+    # Sums of four pixels: a shift by 10 instead of 8.
+    chroma_u = ((-38 * red - 74 * green + 112 * blue + 512) >> 10) + 128
+    chroma_v = ((112 * red - 94 * green - 18 * blue + 512) >> 10) + 128
+    planes = [luma.ravel(), chroma_u.ravel(), chroma_v.ravel()]
+    return np.concatenate(planes).astype(np.uint8).reshape(-1, width_px)
