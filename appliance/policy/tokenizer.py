@@ -70,13 +70,14 @@ class ByteTokenizer:
 class SentencePieceTokenizer:
     """PaliGemma's tokenizer from a model file: start token, prompt, newline token.
 
-    ``vocabulary`` is the number of token rows the policy has. Raises CheckpointError when the file
+    ``vocabulary`` is the number of token rows the policy has; without an expected ``sha256`` the
+    file's own names the tokenizer. Raises CheckpointError when the file
     is not the one expected, is no SentencePiece model or one with other tokens, and
     RuntimeMissingError when the ``sentencepiece`` package is missing.
     """
 
-    def __init__(self, path: Path, sha256: str, length: int, vocabulary: int) -> None:
-        check_tokenizer_digest(path, sha256)
+    def __init__(self, path: Path, sha256: str | None, length: int, vocabulary: int) -> None:
+        found = check_tokenizer_digest(path, sha256)
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
@@ -102,7 +103,7 @@ class SentencePieceTokenizer:
                 " tokenizer.model."
             )
         self.length = length
-        self.name = f"sentencepiece:{sha256}"
+        self.name = f"sentencepiece:{found}"
 
     def encode(self, prompt: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """int32 [L] tokens, padded with 0, and bool [L], False on the padding."""
@@ -110,19 +111,20 @@ class SentencePieceTokenizer:
         return pad_tokens([*tokens, *self._processor.encode("\n")], self.length)
 
 
-def check_tokenizer_digest(path: Path, sha256: str) -> None:
-    """Compare a tokenizer's file with its recorded digest. Raises CheckpointError."""
+def check_tokenizer_digest(path: Path, sha256: str | None) -> str:
+    """A tokenizer file's digest, compared with the recorded one. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(
             f"{path}: the tokenizer model is missing. Check train.tokenizer.path; PaliGemma's"
             " tokenizer.model is a file you supply."
         )
     found = sha256_file(path)
-    if found != sha256:
+    if sha256 is not None and found != sha256:
         raise CheckpointError(
             f"{path}: the tokenizer model has SHA-256 {found}, but {sha256} was expected."
             " Supply the file the manifest names, or correct its digest."
         )
+    return found
 
 
 def make_tokenizer(
@@ -134,7 +136,7 @@ def make_tokenizer(
     preset needs a SentencePiece model and none is given.
     """
     length = config.model.max_token_len
-    if model_path is not None and model_sha256 is not None:
+    if model_path is not None:
         return SentencePieceTokenizer(model_path, model_sha256, length, config.model.vocabulary)
     if config.tokenizer == "byte":
         return ByteTokenizer(length)
