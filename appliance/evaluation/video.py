@@ -92,5 +92,6 @@ def to_yuv420(rgb_HxWx3: NDArray[np.uint8]) -> NDArray[np.uint8]:
     # Sums of four pixels: a shift by 10 instead of 8.
     chroma_u = ((-38 * red - 74 * green + 112 * blue + 512) >> 10) + 128
     chroma_v = ((112 * red - 94 * green - 18 * blue + 512) >> 10) + 128
-    planes = [luma.ravel(), chroma_u.ravel(), chroma_v.ravel()]
-    return np.concatenate(planes).astype(np.uint8).reshape(-1, width_px)
+    planes = np.concatenate([luma.ravel(), chroma_u.ravel(), chroma_v.ravel()])
+    yuv: NDArray[np.uint8] = planes.astype(np.uint8).reshape(-1, width_px)
+    return yuv

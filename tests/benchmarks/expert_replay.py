@@ -1,9 +1,10 @@
 """Play the expert's own actions back through the driver: every task, five seeds; write the table.
 
 ``make expert-replay`` records each task's expert (its joint targets, a frame every 15 physics
-steps) and lets the driver evaluate a policy that answers with them: queries, simulator processes, RoboTwin's own ``take_action``, step limits and success checks. What the expert can do
-must come out at 100 %; anything less is a fault of the plumbing. Evaluations that were interrupted
-go on where they stopped. Writes tests/benchmarks/EXPERT_REPLAY.md. (Minutes a task on two cores.)
+steps) and lets the driver evaluate a policy that answers with them: queries, simulator processes,
+RoboTwin's own ``take_action``, step limits and success checks. What the expert can do must come out
+at 100 %; anything less is a fault of the plumbing. Evaluations that were interrupted go on where
+they stopped. Writes tests/benchmarks/EXPERT_REPLAY.md. (Minutes a task on two cores.)
 """
 
 from __future__ import annotations

@@ -185,61 +185,50 @@ class FaultySimulator(SimulatorProcess):
 
 
 class FaultyReplay(ExpertReplay):
-    """Gives values that are not finite on one trial."""
+    """Gives values that are not finite on one trial, and too few joints on another."""
 
-    def __init__(self, actions: Mapping[int, np.ndarray], not_finite: int) -> None:
+    def __init__(self, actions: Mapping[int, np.ndarray], not_finite: int, too_few: int) -> None:
         super().__init__(actions)
-        self._bad = query_noise(not_finite, 1).tobytes()
+        self._not_finite = query_noise(not_finite, 1).tobytes()
+        self._too_few = query_noise(too_few, 0).tobytes()
 
     def infer(self, observations: Sequence[Mapping[str, Any]], noise: np.ndarray) -> np.ndarray:
         answer = super().infer(observations, noise)
-        answer[[row.tobytes() == self._bad for row in noise], 3, 2] = np.nan
-        return answer
+        asked = noise[0].tobytes()
+        if asked == self._not_finite:
+            answer[0, 3, 2] = np.nan
+        return answer[:, :, :7] if asked == self._too_few else answer
 
 
 def test_every_fault_is_recorded_as_what_it_is_and_spoils_nothing_else(
     calm: Path, actions: Mapping[int, np.ndarray], tmp_path: Path
 ) -> None:
-    """Trial 0 hangs once, 1 is well, 2 is killed twice, 3 gets actions that are not finite."""
-    faults = {100000: [signal.SIGSTOP], 100002: [signal.SIGKILL, signal.SIGKILL]}
+    """The first hangs once, the second is killed twice, two get unusable actions; one is well."""
+    faults = {SEEDS[0]: [signal.SIGSTOP], SEEDS[2]: [signal.SIGKILL, signal.SIGKILL]}
+    order = (SEEDS[0], SEEDS[2], 7, 8, SEEDS[1])
     evaluate_replay(
         tmp_path,
-        FaultyReplay(actions, not_finite=7),
+        FaultyReplay(actions, not_finite=7, too_few=8),
         lambda number: FaultySimulator(faults),
-        episodes=4,
-        trials=(*SEEDS, 7),
+        episodes=len(order),
+        trials=order,
     )
     rows = read_rows(tmp_path)
-    assert [row["outcome"] for row in rows] == ["success", "success", "exception", "exception"]
-    assert [row["failure_class"] for row in rows[2:]] == ["simulator", "action_not_finite"]
-    assert rows[3]["steps"] == 16
-    assert rows[:2] == read_rows(calm)[:2]
+    assert [(row["outcome"], row["failure_class"]) for row in rows] == [
+        ("success", None),
+        ("exception", "simulator"),
+        ("exception", "action_not_finite"),
+        ("exception", "action_shape"),
+        ("success", None),
+    ]
+    assert [row["steps"] for row in rows[1:4]] == [0, 16, 0]
+    calm_rows = [{**row, "episode": 0} for row in read_rows(calm)]
+    assert [{**rows[number], "episode": 0} for number in (0, 4)] == calm_rows[:2]
     observed = read_observed(tmp_path)
     assert observed["simulator_failures"] == 3
     assert ["within 20 s" in fault["error"] for fault in observed["faults"]] == [True, False, False]
     assert [fault["again"] for fault in observed["faults"]] == [True, True, False]
-    assert "not finite" in observed["episode_rows"][3]["detail"]
-
-
-def test_a_wrong_action_shape_is_recorded_and_the_next_trial_is_played(
-    calm: Path, actions: Mapping[int, np.ndarray], tmp_path: Path
-) -> None:
-    class OtherRobot(ExpertReplay):
-        def infer(self, observations: Sequence[Mapping[str, Any]], noise: np.ndarray) -> np.ndarray:
-            answer = super().infer(observations, noise)
-            bad = noise[0].tobytes() == query_noise(SEEDS[0], 0).tobytes()
-            return answer[:, :, :7] if bad else answer
-
-    evaluate_replay(
-        tmp_path,
-        OtherRobot(actions),
-        lambda number: SimulatorProcess(SPEC),
-        episodes=2,
-        trials=SEEDS[:2],
-    )
-    rows = read_rows(tmp_path)
-    assert (rows[0]["outcome"], rows[0]["failure_class"]) == ("exception", "action_shape")
-    assert rows[1] == read_rows(calm)[1]
+    assert "not finite" in observed["episode_rows"][2]["detail"]
 
 
 def test_a_missing_renderer_ends_the_evaluation_with_what_to_do_about_it(
