@@ -32,6 +32,16 @@ def test_only_the_cameras_a_policy_reads_are_rendered_at_its_size_once_a_query()
     assert measured["physics_ms"] > 0
 
 
+def test_verification_is_measured_on_a_bundle_with_a_checkpoint() -> None:
+    from tests.benchmarks import verify_speed
+
+    figures = verify_speed.main(size_bytes=48 << 20, archived_bytes=8 << 20)
+    memory_mb = figures[0].value
+    assert 10 < memory_mb < verify_speed.MEMORY_LIMIT_MB
+    assert figures[1].value > 0.5
+    assert figures[2].holds
+
+
 def test_every_benchmark_has_a_main() -> None:
     for name in BENCHMARKS:
         assert callable(importlib.import_module(f"tests.benchmarks.{name}").main)

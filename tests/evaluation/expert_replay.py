@@ -79,6 +79,7 @@ def evaluate_replay(
     folder: Path,
     policy: Any,
     make_simulator: SimulatorFactory,
+    /,
     on_progress: Progress = lambda done, total, text: None,
     **changes: Any,
 ) -> None:
