@@ -169,7 +169,7 @@ class FaultySimulator(SimulatorProcess):
     """Real processes that are stopped or killed when they are asked for a step of some trials."""
 
     def __init__(self, faults: dict[int, list[signal.Signals]]) -> None:
-        super().__init__(SPEC, call_timeout_s=20)
+        super().__init__(SPEC)
         self._faults = faults
         self._seed = -1
 
@@ -180,7 +180,9 @@ class FaultySimulator(SimulatorProcess):
     def step(self, actions_KxA: np.ndarray, *, want_frames: bool = True) -> StepResult:
         if self._faults.get(self._seed):
             assert self.pid is not None
-            os.kill(self.pid, self._faults[self._seed].pop())
+            fault = self._faults[self._seed].pop()
+            os.kill(self.pid, fault)
+            self._call_timeout_s = 4 if fault is signal.SIGSTOP else 600
         return super().step(actions_KxA, want_frames=want_frames)
 
 
@@ -226,7 +228,7 @@ def test_every_fault_is_recorded_as_what_it_is_and_spoils_nothing_else(
     assert [{**rows[number], "episode": 0} for number in (0, 4)] == calm_rows[:2]
     observed = read_observed(tmp_path)
     assert observed["simulator_failures"] == 3
-    assert ["within 20 s" in fault["error"] for fault in observed["faults"]] == [True, False, False]
+    assert ["within 4 s" in fault["error"] for fault in observed["faults"]] == [True, False, False]
     assert [fault["again"] for fault in observed["faults"]] == [True, True, False]
     assert "not finite" in observed["episode_rows"][2]["detail"]
 
