@@ -6,6 +6,7 @@ import importlib
 
 import pytest
 
+from tests.benchmarks import evaluation_speed
 from tests.benchmarks.__main__ import BENCHMARKS, run
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.plan_speed import EVERYTHING, run_alone
@@ -21,6 +22,14 @@ def test_a_plan_is_measured_in_a_process_of_its_own(parameters: dict[str, object
 def test_statistics_and_fingerprints_are_measured() -> None:
     assert run_alone("norm_stats", 2_000)["seconds"] > 0
     assert run_alone("fingerprint", 20_000)["plain_seconds"] > 0
+
+
+def test_only_the_cameras_a_policy_reads_are_rendered_at_its_size_once_a_query() -> None:
+    """Counted where SAPIEN renders, in RoboTwin's own step path."""
+    measured = evaluation_speed.run_alone("steps", ["cam_left_wrist"], [32, 24], 4)
+    assert measured["pictures"] == {"left_camera 32x24": 2}, "at reset and after the actions"
+    assert measured["actions"] == 4
+    assert measured["physics_ms"] > 0
 
 
 def test_verification_is_measured_on_a_bundle_with_a_checkpoint() -> None:
