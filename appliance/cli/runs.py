@@ -174,7 +174,7 @@ def describe_result(result: RunResult) -> str:
         "  it holds        content/   the result: manifest, dataset figures, plan, norm stats,",
         "                             training curve and hash chain, every trial and its outcome",
         "                  observed/  receipts, versions, times, logs, a video of every episode",
-        "                  VERIFY.md  how to check it with this program, and with six others",
+        "                  VERIFY.md  how to check it with this program, and with other programs",
         f"  verify it       {_own_command()} verify {_from_here(bundle.path)}",
     ]
     return "\n".join(lines)
