@@ -320,7 +320,7 @@ BLOCKED = """
 import sys
 for name in ("numpy", "scipy", "pyarrow", "jax", "flax", "torch", "lerobot", "sapien", "robotwin",
              "docker", "matplotlib", "jinja2", "in_toto", "securesystemslib", "model_signing",
-             "sigstore", "cyclonedx", "rocrate", "rocrate_validator", "pydantic", "requests", "rdflib"):
+             "sigstore", "cyclonedx", "rocrate", "rocrate_validator", "requests", "rdflib"):
     sys.modules[name] = None  # importing it fails as if it were not installed
 from appliance.cli.main import main
 main()
