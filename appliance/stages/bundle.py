@@ -27,7 +27,6 @@ from appliance.errors import BundleNotIntactError
 from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
-from appliance.report.page import write_report
 from appliance.report.report_input import REPORT_FILE, ReportInput
 from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
@@ -85,6 +84,8 @@ def make_bundle(
         written = found is None or not _same_receipts(target, places)
         if written:
             set_aside(target, "replaced")
+            from appliance.report.page import write_report
+
             page = Path(scratch) / REPORT_FILE
             write_report(_report_input(manifest, digest, content, observed), page)
             sources = BundleSources(
