@@ -131,6 +131,10 @@ def run(
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
     passphrase_file: PassphraseFileOption = None,
+    with_checkpoints: Annotated[
+        bool,
+        typer.Option("--with-checkpoints", help="Put the checkpoints into the bundle too."),
+    ] = False,
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -143,6 +147,7 @@ def run(
         cache=cache,
         key_dir=key_dir,
         passphrase_file=passphrase_file,
+        with_checkpoints=with_checkpoints,
         engine=engine,
         as_json=as_json,
     )
