@@ -17,11 +17,13 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
+from appliance.cli.bundle_commands import add_bundle_commands
 from appliance.cli.dataset_commands import add_dataset_commands
 from appliance.cli.evaluation_commands import add_evaluation_commands
 from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import EngineOption, JsonOption
+from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
 from appliance.errors import ApplianceError
 
@@ -128,6 +130,7 @@ def run(
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
+    passphrase_file: PassphraseFileOption = None,
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -139,6 +142,7 @@ def run(
         run_dir,
         cache=cache,
         key_dir=key_dir,
+        passphrase_file=passphrase_file,
         engine=engine,
         as_json=as_json,
     )
@@ -153,21 +157,6 @@ def stage(
     from appliance.cli.runs import run_one_stage
 
     run_one_stage(name, run_dir)
-
-
-@app.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder.", metavar="BUNDLE")],
-    key: Annotated[
-        Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
-    ] = None,
-    key_dir: KeyDirOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check every byte of a bundle, its signature, and where it comes from."""
-    from appliance.cli.bundles import verify_bundle_folder
-
-    verify_bundle_folder(bundle, key, key_dir, as_json=as_json)
 
 
 @app.command()
@@ -255,6 +244,7 @@ def dataset_fingerprint(
 
 
 add_dataset_commands(dataset_app)
+add_bundle_commands(app, keys_app)
 add_evaluation_commands(app)
 
 

@@ -46,6 +46,7 @@ class BundleResult:
 
     path: Path
     content_digest: str
+    attestation_sha256: str
     key_id: str
     success_rate: float | None
     summary: tuple[tuple[str, str], ...]
@@ -109,6 +110,7 @@ def make_bundle(
     return BundleResult(
         path=target,
         content_digest=digest,
+        attestation_sha256=str(found.attestation_sha256),
         key_id=found.key_id,
         success_rate=found.claims.success_rate,
         summary=tuple(describe_claims(found.claims)),
