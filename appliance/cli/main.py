@@ -19,6 +19,7 @@ import typer
 from appliance import __version__
 from appliance.cli.bundle_commands import add_bundle_commands
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.doctor import add_doctor_command
 from appliance.cli.evaluation_commands import add_evaluation_commands
 from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.image_commands import image_app
@@ -259,6 +260,7 @@ def dataset_fingerprint(
 add_dataset_commands(dataset_app)
 add_bundle_commands(app, keys_app)
 add_evaluation_commands(app)
+add_doctor_command(app)
 
 
 @keys_app.command("show")

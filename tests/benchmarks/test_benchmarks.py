@@ -10,6 +10,7 @@ from tests.benchmarks import evaluation_speed
 from tests.benchmarks.__main__ import BENCHMARKS, run
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.plan_speed import EVERYTHING, run_alone
+from tests.benchmarks.serving_speed import measure_coding, measure_queries, serving
 
 
 @pytest.mark.parametrize("parameters", [{}, EVERYTHING])
@@ -30,6 +31,14 @@ def test_only_the_cameras_a_policy_reads_are_rendered_at_its_size_once_a_query()
     assert measured["pictures"] == {"left_camera 32x24": 2}, "at reset and after the actions"
     assert measured["actions"] == 4
     assert measured["physics_ms"] > 0
+
+
+def test_queries_over_the_wire_are_measured() -> None:
+    assert measure_coding(1) > 0
+    with serving() as url:
+        found = measure_queries(url, 2)
+    assert 0 < found["policy_ms"] < found["alone_ms"]
+    assert found["together_ms"] > 0
 
 
 def test_verification_is_measured_on_a_bundle_with_a_checkpoint() -> None:
