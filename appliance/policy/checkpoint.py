@@ -27,6 +27,21 @@ LEAF_NAME = "value"
 NAMES_SHOWN = 8
 
 
+def open_checkpointer() -> Any:
+    """Orbax's checkpointer, to be closed (``with``).
+
+    Among several processes it works in this one alone and waits for no other.
+    """
+    if jax.process_count() == 1:
+        return ocp.PyTreeCheckpointer()
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def save_params(params_dir: Path, params: Params) -> None:
     """Write ``params`` to the folder ``params_dir``, whole or not at all. Raises StorageError."""
     arrays = {path: np.asarray(leaf) for path, leaf in flatten_params(params).items()}
@@ -34,7 +49,7 @@ def save_params(params_dir: Path, params: Params) -> None:
     params_dir = params_dir.absolute()
     with atomic_folder(params_dir) as temporary:
         target = temporary / "item"
-        with storage_errors(params_dir, "writing parameters"), ocp.PyTreeCheckpointer() as writer:
+        with storage_errors(params_dir, "writing parameters"), open_checkpointer() as writer:
             writer.save(target, {"params": tree})
         with storage_errors(params_dir, "writing parameters"):
             for entry in list(target.iterdir()):
@@ -87,7 +102,7 @@ def read_leaves(params_dir: Path) -> dict[str, NDArray[Any]]:
             f"{params_dir}: there is no checkpoint here. Check the path, or train first."
         )
     try:
-        with ocp.PyTreeCheckpointer() as reader:
+        with open_checkpointer() as reader:
             shapes = reader.metadata(params_dir).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
             tree = reader.restore(params_dir, restore_args=as_numpy)

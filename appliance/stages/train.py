@@ -34,7 +34,10 @@ def stage(*, with_plan: bool) -> Stage:
         name="train",
         version=1,
         upstream=("dataset", "plan", "norm_stats") if with_plan else ("dataset", "norm_stats"),
-        rooms=("training", "policy", "norm_stats", "dataset", "plan"),
+        rooms=(
+            *("training", "policy", "norm_stats", "dataset", "episodes"),
+            *(("plan",) if with_plan else ()),
+        ),
         packages=(
             "jax",
             "jaxlib",
@@ -56,8 +59,8 @@ def stage(*, with_plan: bool) -> Stage:
 
 
 def _run(context: StageContext) -> None:
-    from appliance.training.loop import train
     from appliance.training.optimizer import FreezeMode
+    from appliance.training.processes import Folders, Layout, train_by_layout
     from appliance.training.request import InitialWeights, TrainRequest
     from appliance.training.schedule import BudgetRule, RepeatRule
 
@@ -75,6 +78,8 @@ def _run(context: StageContext) -> None:
         batch_size=part.batch_size,
         seed=part.seed,
         num_workers=part.num_workers,
+        sampler=part.sampler,
+        fsdp_devices=part.fsdp_devices,
         sampling_plan_path=None if plan is None else plan / "content",
         sampler_seed_override=part.sampler_seed_override,
         sampler_replacement_override=part.sampler_replacement_override,
@@ -100,4 +105,13 @@ def _run(context: StageContext) -> None:
         resume=True,
         cache_dir=context.scratch_dir / "frames",
     )
-    train(request, context.content, context.observed, context.artifacts, context.progress)
+    train_by_layout(
+        request,
+        Folders(content=context.content, observed=context.observed, artifacts=context.artifacts),
+        Layout(
+            processes=part.processes,
+            cpu_devices=part.cpu_devices,
+            gpus=manifest.runtime.gpus,
+        ),
+        context.progress,
+    )
