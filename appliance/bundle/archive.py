@@ -25,7 +25,12 @@ from typing import BinaryIO, Final
 
 from appliance.bundle.findings import error
 from appliance.bundle.inventory import Collector, Inventory
-from appliance.bundle.layout import BundleContentError, describe_name_fault, show_name
+from appliance.bundle.layout import (
+    FILE_MODE,
+    BundleContentError,
+    describe_name_fault,
+    show_name,
+)
 from appliance.digest import list_files, sha256_file
 from appliance.errors import NotABundleError
 from appliance.files import atomic_folder, storage_errors, sync_folder
@@ -34,7 +39,6 @@ ROOT: Final = "audit-bundle"
 BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 END_BYTES: Final = 2 * BLOCK_BYTES
 PIECE_BYTES: Final = 1 << 18
-FILE_MODE: Final = 0o644
 COMPRESSION_LEVEL: Final = 6
 GZIP_MAGIC: Final = b"\x1f\x8b\x08"
 MAX_PAX_BYTES: Final = 4096

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from appliance.bundle.dsse import Envelope, EnvelopeError, is_signed_by
 from appliance.bundle.facts import parse_json
-from appliance.bundle.findings import Finding, error, warning
+from appliance.bundle.findings import Finding, Severity, error, warning
 from appliance.bundle.inventory import Inventory
-from appliance.bundle.keys import PublicKey, parse_public_key
 from appliance.bundle.layout import (
     ATTESTATION_FILE,
     BUNDLE_FILE,
@@ -25,10 +24,12 @@ from appliance.bundle.layout import (
     find_name_clashes,
     show_name,
 )
+from appliance.bundle.public_keys import PublicKey, parse_public_key
 from appliance.bundle.sigstore import decode_attestation
 from appliance.bundle.statement import Statement, StatementError, decode_statement, digest_set
 
 SHORT_DIGEST = 16
+UNUSUAL_MODE = 0o7111
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +48,14 @@ class Attestation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Whether the signature holds, and whether the key that made it is a trusted one."""
+    """Whether the signature holds, and whether the key that made it is a trusted one.
 
-    valid: bool
+    ``key`` is the key it was checked with and holds for; None when it does not hold.
+    """
+
     trusted: bool
     findings: tuple[Finding, ...]
+    key: PublicKey | None = None
 
 
 def read_attestation(data: bytes | None) -> Attestation:
@@ -60,7 +64,7 @@ def read_attestation(data: bytes | None) -> Attestation:
         text = "is missing or cannot be read, so nothing says what this bundle should hold"
         return Attestation(findings=(error("attestation-missing", text, ATTESTATION_FILE),))
     try:
-        envelope = decode_attestation(data)
+        envelope, is_first_form = _decode_either(data)
     except EnvelopeError as problem:
         text = f"was changed or is not an attestation: {problem}"
         return Attestation(findings=(error("attestation-malformed", text, ATTESTATION_FILE),))
@@ -70,9 +74,23 @@ def read_attestation(data: bytes | None) -> Attestation:
         text = f"holds no usable statement: {problem}"
         finding = error("statement-malformed", text, ATTESTATION_FILE)
         return Attestation(envelope=envelope, findings=(finding,))
+    if is_first_form and statement.modes is not None:
+        text = "was changed or is not an attestation: its tlogEntries are missing"
+        return Attestation(findings=(error("attestation-malformed", text, ATTESTATION_FILE),))
     return Attestation(
         envelope=envelope, statement=statement, findings=tuple(_check_subjects(statement))
     )
+
+
+def _decode_either(data: bytes) -> tuple[Envelope, bool]:
+    """The envelope in the present form, or in that of the first version (then True)."""
+    try:
+        return decode_attestation(data), False
+    except EnvelopeError as problem:
+        try:
+            return decode_attestation(data, first_form=True), True
+        except EnvelopeError:
+            raise problem from None
 
 
 def check_origin(
@@ -88,15 +106,15 @@ def check_origin(
     if key is None:
         text = "cannot be checked: neither a trusted key nor public_key.pem is the one it names"
         findings.append(error("signature-unchecked", text, ATTESTATION_FILE))
-        return Origin(valid=False, trusted=False, findings=tuple(findings))
+        return Origin(trusted=False, findings=tuple(findings))
     if not is_signed_by(envelope, key):
         text = f"its signature is not one of the key {key_id} over this statement"
         findings.append(error("signature-invalid", text, ATTESTATION_FILE))
-        return Origin(valid=False, trusted=False, findings=tuple(findings))
+        return Origin(trusted=False, findings=tuple(findings))
     if key_id not in trusted:
         text = f"is signed by the key {key_id}, which is not a trusted one"
         findings.append(warning("origin-unknown", text, ATTESTATION_FILE))
-    return Origin(valid=True, trusted=key_id in trusted, findings=tuple(findings))
+    return Origin(trusted=key_id in trusted, findings=tuple(findings), key=key)
 
 
 def check_files(subjects: Mapping[str, str], inventory: Inventory) -> list[Finding]:
@@ -124,6 +142,33 @@ def check_files(subjects: Mapping[str, str], inventory: Inventory) -> list[Findi
         if not any(folder.startswith(name + "/") for folder in folders)
     )
     return findings
+
+
+def check_modes(
+    statement: Statement, inventory: Inventory, severity: Severity
+) -> Iterator[Finding]:
+    """Each file and folder whose permissions are not those in the statement.
+
+    Bundles of the first version signed no modes; there an executable file is a warning.
+    """
+    if statement.modes is None:
+        for name, mode in inventory.file_modes.items():
+            if mode & UNUSUAL_MODE:
+                text = f"has mode {mode:04o}; a bundle's files are not executable"
+                yield warning("mode-unusual", text, show_name(name))
+        return
+    file_mode, folder_mode = statement.modes
+    modes = [(name, mode, file_mode) for name, mode in inventory.file_modes.items()]
+    modes += [(name, mode, folder_mode) for name, mode in inventory.folder_modes.items()]
+    for name, mode, expected in modes:
+        if mode != expected:
+            text = (
+                f"has mode {mode:04o}, but was signed with {expected:04o}. If only copying did"
+                " this, run: find BUNDLE -type d -exec chmod 755 {} + -o -exec chmod 644 {} +"
+            )
+            yield Finding(
+                severity=severity, code="mode-changed", message=text, path=show_name(name)
+            )
 
 
 def recompute_content_digest(digests: Mapping[str, str]) -> str | None:

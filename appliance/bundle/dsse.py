@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.bundle.keys import PublicKey, SigningKey
+from appliance.bundle.keys import SigningKey
+from appliance.bundle.public_keys import PublicKey
 
 IN_TOTO_PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
@@ -49,10 +50,15 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign_envelope(payload: bytes, payload_type: str, key: SigningKey) -> Envelope:
-    """An envelope around ``payload`` with one signature; equal input gives equal bytes."""
+def sign_envelope(
+    payload: bytes, payload_type: str, key: SigningKey, *, key_id: str | None = None
+) -> Envelope:
+    """An envelope around ``payload`` with one signature; equal input gives equal bytes.
+
+    ``key_id`` is what the key is called in the envelope, where a format has its own name for it.
+    """
     value = key.sign(pre_authentication_encoding(payload_type, payload))
-    signature = Signature(key_id=key.public.key_id, value=value)
+    signature = Signature(key_id=key_id or key.public.key_id, value=value)
     return Envelope(payload_type=payload_type, payload=payload, signatures=(signature,))
 
 

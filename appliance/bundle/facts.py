@@ -15,6 +15,12 @@ from typing import Any, NoReturn
 
 from appliance.bundle.findings import Claims, Finding, error
 from appliance.bundle.layout import BUNDLE_FILE, CONTENT, OBSERVED, show_name
+from appliance.bundle.preregistration import (
+    PREREGISTRATION_FILE,
+    check_preregistration,
+    describe_preregistration,
+)
+from appliance.bundle.public_keys import PublicKey
 from appliance.digest import sha256_json
 
 PLAN_META_FILE = "plan_meta.json"
@@ -35,6 +41,7 @@ FACT_FILES = frozenset(
         METRICS_FILE,
         OBSERVED_METRICS_FILE,
         EPISODES_FILE,
+        PREREGISTRATION_FILE,
     }
 )
 
@@ -74,7 +81,7 @@ def check_facts(kept: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[
     findings: list[Finding] = []
     values: dict[str, Any] = {}
     for name in sorted(filter(is_fact_file, kept)):
-        if name.endswith(".jsonl"):
+        if name.endswith((".jsonl", PREREGISTRATION_FILE)):
             continue
         try:
             values[name] = parse_json(kept[name])
@@ -92,6 +99,18 @@ def check_facts(kept: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[
             metrics_name = name.removesuffix(EPISODES_FILE) + METRICS_FILE
             findings.extend(_check_episodes(name, kept[name], metrics_name, values))
     return findings
+
+
+def check_registrations(
+    kept: Mapping[str, bytes],
+    manifest: Mapping[str, Any],
+    key_id: str | None,
+    keys: Mapping[str, PublicKey],
+) -> Iterator[Finding]:
+    """Check what was declared before training against what the signed manifest says now."""
+    for name in sorted(filter(is_fact_file, kept)):
+        if name.endswith("/" + PREREGISTRATION_FILE):
+            yield from check_preregistration(name, kept[name], manifest, key_id, keys)
 
 
 def read_claims(
@@ -121,6 +140,14 @@ def read_claims(
         successes=_count(metrics.get("successes")),
         success_rate=_fraction(metrics.get("success_rate")),
         success_interval=_interval(metrics.get("wilson_interval")),
+        declared=next(
+            (
+                describe_preregistration(kept[name])
+                for name in sorted(filter(is_fact_file, kept))
+                if name.endswith("/" + PREREGISTRATION_FILE)
+            ),
+            None,
+        ),
         started_on=_text(times.get("startedOn")),
         finished_on=_text(times.get("finishedOn")),
     )

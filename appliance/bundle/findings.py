@@ -55,7 +55,8 @@ class Finding:
 class Claims:
     """What a bundle says of its run. Nothing here was re-computed; None where it says nothing.
 
-    ``success_interval`` is the interval the evaluation recorded, as fractions.
+    ``success_interval`` is the interval the evaluation recorded, as fractions; ``declared`` is the
+    claim that was signed before training.
     """
 
     name: str | None = None
@@ -71,8 +72,26 @@ class Claims:
     successes: int | None = None
     success_rate: float | None = None
     success_interval: tuple[float, float] | None = None
+    declared: str | None = None
     started_on: str | None = None
     finished_on: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Countersignature:
+    """What a reviewer signed about this very bundle, in a file next to it.
+
+    Without a trusted key (``trusted`` False) the signature cannot be checked: anybody may have made
+    it. ``replay`` is a replay's verdict with its evidence, as it was signed.
+    """
+
+    path: Path
+    key_id: str
+    trusted: bool
+    result: str
+    levels: tuple[str, ...]
+    verified_on: str | None
+    replay: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +99,8 @@ class VerifyReport:
     """The outcome of :func:`appliance.bundle.verify.verify_bundle`.
 
     ``key_id`` is the key the signature names, valid or not. ``content_digest`` is recomputed from
-    the files; None when that was not possible. ``checks`` counts what was looked at.
+    the files; None when that was not possible. ``attestation_sha256`` is the digest of the root
+    attestation's file, which names every byte of the bundle. ``checks`` counts what was looked at.
     """
 
     path: Path
@@ -90,6 +110,8 @@ class VerifyReport:
     key_id: str | None
     claims: Claims
     checks: Mapping[str, Any] = field(default_factory=dict)
+    attestation_sha256: str | None = None
+    countersignatures: tuple[Countersignature, ...] = ()
 
     @property
     def intact(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import string
+from collections.abc import Sequence
 
 _TEMPLATE = string.Template(
     """\
@@ -13,17 +15,18 @@ signed by the key `$key_id`.
 
 The folder `content/` is the result: the same manifest on the same platform gives the same bytes,
 and the content digest names them. `observed/` holds what differs from run to run (times, host,
-logs, videos). `attestation.sigstore.json` is a signed statement that lists the SHA-256 of every
-other file.
+logs, videos, what was declared before training). `attestation.sigstore.json` is a signed statement
+that lists the SHA-256 of every other file, those in `attestations/` too.
 
 ## With this program
 
 ```
-appliance verify . --key THE_SIGNERS_PUBLIC_KEY.pem
+appliance verify . --key THE_SIGNERS_PUBLIC_KEY.pem --content-digest $content_digest
 ```
 
 Get the public key from the signer. The file `public_key.pem` in here is for information: whoever
-changes the bundle can change it too, and sign anew.
+changes the bundle can change it too, and sign anew. The content digest, from where you read of the
+result, makes sure that this is that result and not an older one.
 
 | verdict | exit code | what it means |
 | --- | --- | --- |
@@ -75,10 +78,74 @@ find . ! -type d | LC_ALL=C sort | diff - "$$OUT/names"
 ```sh
 openssl pkey -pubin -in "$$KEY" -outform DER | sha256sum
 ```
+
+## With other programs
+
+Each is somebody else's, free, and knows nothing of this one. Run the commands in this folder, after
+those above (they use `$$KEY` and `$$OUT`).
+
+Model signature, with the OpenSSF's `model-signing` (and `pyopenssl`, which it needs). It covers
+every file but itself and `attestation.sigstore.json`.
+
+```sh
+model_signing verify key . --signature attestations/model.sig --public_key "$$KEY"
+```
+$others
 """
 )
+_IN_TOTO = """
+The steps, with `in-toto`: each read what the steps before it made, the evaluated checkpoint is the
+trained one, and `content/` is what the steps made. It looks at a copy, beside which it may write.
+
+```sh
+mkdir "$$OUT/copy" && cp -R content "$$OUT/copy" && HERE=$$(pwd)
+KEY=$$(cd "$$(dirname "$$KEY")" && pwd)/$$(basename "$$KEY")
+(cd "$$OUT/copy" && in-toto-verify --layout "$$HERE/attestations/in-toto/run.layout" \\
+  --link-dir "$$HERE/attestations/in-toto" --verification-keys "$$KEY")
+```
+
+The description of the run as a Provenance Run Crate, with `roc-validator` (it fetches the
+vocabulary from the network once, and keeps it in `$$OUT`):
+
+```sh
+rocrate-validator --no-interactive validate --cache-path "$$OUT/vocabulary" \\
+  --profile-identifier provenance-run-crate --no-paging .
+```
+"""
+_BOMS = """
+The software that was installed, with `cyclonedx-python-lib[json-validation]`. Each command prints
+nothing and succeeds.
+
+```sh
+for BOM in $boms; do
+python3 - "$$BOM" <<'EOF'
+import pathlib, sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+text = pathlib.Path(sys.argv[1]).read_text()
+sys.exit(JsonStrictValidator(SchemaVersion.V1_6).validate_str(text))
+EOF
+done
+```
+"""
 
 
-def write_instructions(*, name: str, content_digest: str, key_id: str) -> str:
-    """The text of ``VERIFY.md`` for one bundle."""
-    return _TEMPLATE.substitute(name=name, content_digest=content_digest, key_id=key_id)
+def write_instructions(
+    *,
+    name: str,
+    content_digest: str,
+    key_id: str,
+    boms: Sequence[str] = (),
+    has_steps: bool = False,
+) -> str:
+    """The text of ``VERIFY.md`` for one bundle.
+
+    ``boms`` are the paths of its CycloneDX documents; ``has_steps`` says whether it holds in-toto
+    links and an RO-Crate.
+    """
+    others = string.Template(_IN_TOTO).substitute() if has_steps else ""
+    if boms:
+        others += string.Template(_BOMS).substitute(boms=shlex.join(boms))
+    return _TEMPLATE.substitute(
+        name=name, content_digest=content_digest, key_id=key_id, others=others
+    )

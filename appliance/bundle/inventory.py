@@ -20,17 +20,21 @@ from appliance.bundle.layout import MAX_KEPT_FILE_BYTES, describe_name_fault, sh
 
 PIECE_BYTES = 1 << 20
 MAX_KEPT_BYTES = 32 << 20
-UNUSUAL_MODE = 0o7111
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """Digests (SHA-256), sizes and kept bytes by bundle path; what was wrong; empty folders."""
+    """Digests (SHA-256), sizes and kept bytes by bundle path; what was wrong; empty folders.
+
+    ``file_modes`` and ``folder_modes`` hold the permission bits.
+    """
 
     digests: Mapping[str, str]
     size_bytes: int
     kept: Mapping[str, bytes]
     empty_folders: tuple[str, ...]
+    file_modes: Mapping[str, int]
+    folder_modes: Mapping[str, int]
     findings: tuple[Finding, ...]
 
 
@@ -42,6 +46,8 @@ class Collector:
     digests: dict[str, str] = field(default_factory=dict)
     kept: dict[str, bytes] = field(default_factory=dict)
     empty_folders: list[str] = field(default_factory=list)
+    file_modes: dict[str, int] = field(default_factory=dict)
+    folder_modes: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     size_bytes: int = 0
     kept_bytes: int = 0
@@ -67,14 +73,15 @@ class Collector:
             self.kept_bytes += size_bytes
 
     def add_name(self, name: str, mode: int) -> None:
-        """Note what is wrong with an entry's name or, as a warning, with its mode."""
+        """Note an entry's mode, and what is wrong with its name."""
         fault = describe_name_fault(name)
         if fault:
             message = f"its name {fault}, so it cannot belong to a bundle"
             self.findings.append(error("name-unsafe", message, show_name(name)))
-        if stat.S_ISREG(mode) and mode & UNUSUAL_MODE:
-            text = f"has mode {stat.S_IMODE(mode):04o}; a bundle's files are not executable"
-            self.findings.append(warning("mode-unusual", text, show_name(name)))
+        if stat.S_ISREG(mode):
+            self.file_modes[name] = stat.S_IMODE(mode)
+        elif stat.S_ISDIR(mode):
+            self.folder_modes[name] = stat.S_IMODE(mode)
 
     def finish(self) -> Inventory:
         """The inventory gathered so far."""
@@ -83,6 +90,8 @@ class Collector:
             size_bytes=self.size_bytes,
             kept=self.kept,
             empty_folders=tuple(self.empty_folders),
+            file_modes=self.file_modes,
+            folder_modes=self.folder_modes,
             findings=tuple(self.findings),
         )
 

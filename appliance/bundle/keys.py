@@ -1,9 +1,9 @@
 """The signing key: ECDSA on P-256 with SHA-256, one a user, made on first use.
 
-The private key is an unencrypted PKCS#8 PEM with mode 0600 in a folder with mode 0700; it is read
-only to sign, never logged, never copied. Signatures are deterministic (RFC 6979) and in the lower
-half of the order, so that equal statements give equal bytes and no second valid form of a signature
-exists. A key is named by the SHA-256 of its DER SubjectPublicKeyInfo.
+The private key is a PKCS#8 PEM with mode 0600 in a folder with mode 0700, encrypted with a
+passphrase when its owner asked for that; it is read only to sign, never logged, never copied.
+Signatures are deterministic (RFC 6979) and in the lower half of the order, so that equal statements
+give equal bytes and no second valid form of a signature exists.
 
 Below the key folder lies ``trusted/``: public keys this user has decided to believe, ``KEY_ID.pem``
 each. A file whose name does not fit its key is not believed, nor is a folder others may write in.
@@ -13,17 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from appliance.bundle.public_keys import (
+    MAX_KEY_FILE_BYTES,
+    P256_ORDER,
+    PublicKey,
+    describe_public_key,
+    load_public_key,
+)
 from appliance.errors import SigningKeyError, StorageError
 from appliance.files import storage_errors, write_atomic
 
@@ -32,30 +38,10 @@ PUBLIC_KEY_FILE = "signing_key.pub.pem"
 TRUSTED_FOLDER = "trusted"
 LOCK_FILE = ".lock"
 MIN_PREFIX_LENGTH = 8
-MAX_KEY_FILE_BYTES = 64 * 1024
+ENCRYPTED_MARK = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
-# Order of the P-256 base point, SEC 2 section 2.4.2.
-P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicKey:
-    """A public key and its name; ``pem`` is the canonical SubjectPublicKeyInfo PEM."""
-
-    key_id: str
-    pem: bytes
-    point: ec.EllipticCurvePublicKey = field(repr=False, compare=False)
-
-    def accepts(self, signature: bytes, data: bytes) -> bool:
-        """Whether ``signature`` (DER, lower half of the order) is this key's over ``data``."""
-        try:
-            _, s = utils.decode_dss_signature(signature)
-            if s > P256_ORDER // 2:
-                return False
-            self.point.verify(signature, data, ec.ECDSA(hashes.SHA256()))
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+# Asked with the path of an encrypted key; gives the passphrase.
+Passphrase = Callable[[Path], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +84,41 @@ def default_key_dir(environment: Mapping[str, str] | None = None) -> Path:
     return base / "plan-star-appliance" / "keys"
 
 
-def load_or_create_key(key_dir: Path | None = None) -> SigningKey:
-    """The user's signing key, made now when there is none.
+def create_key(key_dir: Path | None = None, *, passphrase: bytes | None = None) -> SigningKey:
+    """Make the user's signing key, encrypted when a passphrase is given.
 
-    Safe when several processes come at once: all get the same key. Raises SigningKeyError when the
+    Raises SigningKeyError when there is a key already or the passphrase is empty.
+    """
+    folder = default_key_dir() if key_dir is None else key_dir
+    if passphrase is not None and not passphrase:
+        raise SigningKeyError("The passphrase is empty. Give one with at least one character.")
+    _make_private_folder(folder)
+    with _locked(folder):
+        path = folder / PRIVATE_KEY_FILE
+        if path.exists() or path.is_symlink():
+            raise SigningKeyError(
+                f"{path}: there is a signing key already, and it is not replaced. Bundles name it;"
+                " move it away yourself if you want another, or choose another --key-dir."
+            )
+        _create_key(path, passphrase)
+        key = _read_private_key(path, None if passphrase is None else lambda _: passphrase)
+        write_atomic(folder / PUBLIC_KEY_FILE, key.public.pem, doing="writing the public key")
+    return key
+
+
+def is_encrypted(key_dir: Path | None = None) -> bool:
+    """Whether there is a signing key that needs a passphrase. Raises SigningKeyError."""
+    path = (default_key_dir() if key_dir is None else key_dir) / PRIVATE_KEY_FILE
+    return path.exists() and ENCRYPTED_MARK in _read_key_file(path)
+
+
+def load_or_create_key(
+    key_dir: Path | None = None, *, passphrase: Passphrase | None = None
+) -> SigningKey:
+    """The user's signing key, made now (not encrypted) when there is none.
+
+    ``passphrase`` is asked, with the key's path, when the key is encrypted. Safe when several
+    processes come at once: all get the same key. Raises SigningKeyError when the
     key or its folder cannot be made, is damaged, or is open to other users; StorageError when the
     disk is full.
     """
@@ -110,36 +127,19 @@ def load_or_create_key(key_dir: Path | None = None) -> SigningKey:
     with _locked(folder):
         path = folder / PRIVATE_KEY_FILE
         if not (path.exists() or path.is_symlink()):
-            _create_key(path)
-        key = _read_private_key(path)
+            _create_key(path, None)
+        key = _read_private_key(path, passphrase)
         if key.key_id not in read_own_key(folder).keys:
             path = folder / PUBLIC_KEY_FILE
             write_atomic(path, key.public.pem, doing="writing the public key")
     return key
 
 
-def load_key(key_dir: Path | None = None) -> SigningKey:
+def load_key(key_dir: Path | None = None, *, passphrase: Passphrase | None = None) -> SigningKey:
     """The user's signing key. Raises SigningKeyError when there is none or it cannot be used."""
     folder = default_key_dir() if key_dir is None else key_dir
     _check_private_folder(folder)
-    return _read_private_key(folder / PRIVATE_KEY_FILE)
-
-
-def load_public_key(path: Path) -> PublicKey:
-    """The public key in the PEM file ``path``. Raises SigningKeyError."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_KEY_FILE_BYTES + 1)
-        return parse_public_key(data)
-    except OSError as error:
-        raise SigningKeyError(
-            f"{path}: the public key cannot be read ({error.strerror}). Check the path."
-        ) from error
-    except ValueError as error:
-        raise SigningKeyError(
-            f"{path}: {error}. Give the signer's ECDSA P-256 public key as a PEM file that begins"
-            " with -----BEGIN PUBLIC KEY-----."
-        ) from error
+    return _read_private_key(folder / PRIVATE_KEY_FILE, passphrase)
 
 
 def trust_key(public_key: Path, key_dir: Path | None = None) -> str:
@@ -226,32 +226,6 @@ def trust_dir_of(key_dir: Path | None = None) -> Path:
     return (default_key_dir() if key_dir is None else key_dir) / TRUSTED_FOLDER
 
 
-def parse_public_key(pem: bytes) -> PublicKey:
-    """The P-256 public key in ``pem``. Raises ValueError that says what is wrong with it."""
-    if len(pem) > MAX_KEY_FILE_BYTES:
-        raise ValueError("too long for a public key")
-    if b"PRIVATE KEY-----" in pem:
-        raise ValueError("this is a private key, not a public one")
-    try:
-        point = serialization.load_pem_public_key(pem)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError("not a public key in PEM form") from error
-    if not isinstance(point, ec.EllipticCurvePublicKey) or point.curve.name != "secp256r1":
-        raise ValueError("not an ECDSA key on the curve P-256")
-    return describe_public_key(point)
-
-
-def describe_public_key(point: ec.EllipticCurvePublicKey) -> PublicKey:
-    """``point`` with its name and canonical PEM."""
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    der = point.public_bytes(serialization.Encoding.DER, form)
-    return PublicKey(
-        key_id=hashlib.sha256(der).hexdigest(),
-        pem=point.public_bytes(serialization.Encoding.PEM, form),
-        point=point,
-    )
-
-
 def describe_open_folder(folder: Path) -> str | None:
     """Why ``folder`` is not safe to hold keys (others may write in it); None when it is."""
     if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -298,19 +272,33 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _create_key(path: Path) -> None:
+def _create_key(path: Path, passphrase: bytes | None) -> None:
     secret = ec.generate_private_key(ec.SECP256R1())
     pem = secret.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.NoEncryption()
+        if passphrase is None
+        else serialization.BestAvailableEncryption(passphrase),
     )
     # The temporary file behind write_atomic is created exclusively with mode 0600, so no other user
     # can open the key at any moment.
     write_atomic(path, pem, mode=0o600, doing="writing the signing key")
 
 
-def _read_private_key(path: Path) -> SigningKey:
+def _read_private_key(path: Path, passphrase: Passphrase | None) -> SigningKey:
+    data = _read_key_file(path)
+    if ENCRYPTED_MARK not in data:
+        return _parse_private_key(data, path, None)
+    if passphrase is None:
+        raise SigningKeyError(
+            f"{path}: the signing key is encrypted. Give the file that holds its passphrase with"
+            " --passphrase-file, or run the command in a terminal, where it is asked for."
+        )
+    return _parse_private_key(data, path, passphrase(path))
+
+
+def _read_key_file(path: Path) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as stream:
@@ -326,18 +314,21 @@ def _read_private_key(path: Path) -> SigningKey:
             f"{path}: other users can read or change this signing key. If nobody has, run:"
             f" chmod 600 '{path}'. Otherwise move it away; the next run makes a new one."
         )
-    return _parse_private_key(data, path)
+    return data
 
 
-def _parse_private_key(data: bytes, path: Path) -> SigningKey:
+def _parse_private_key(data: bytes, path: Path, passphrase: bytes | None) -> SigningKey:
     advice = "Put back the right file, or move this one away and the next run makes a new key."
     try:
-        secret = serialization.load_pem_private_key(data, password=None)
+        secret = serialization.load_pem_private_key(data, password=passphrase)
     except TypeError as error:
-        raise SigningKeyError(
-            f"{path}: the signing key is encrypted, which is not supported here. {advice}"
-        ) from error
+        raise SigningKeyError(f"{path}: the signing key is damaged. {advice}") from error
     except (ValueError, UnsupportedAlgorithm) as error:
+        if passphrase is not None:
+            raise SigningKeyError(
+                f"{path}: the passphrase does not open this signing key, or the file is damaged."
+                " Try again with the right passphrase."
+            ) from error
         raise SigningKeyError(f"{path}: the signing key is damaged. {advice}") from error
     if not isinstance(secret, ec.EllipticCurvePrivateKey) or secret.curve.name != "secp256r1":
         raise SigningKeyError(

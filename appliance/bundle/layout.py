@@ -5,9 +5,13 @@ BUNDLE/
   bundle.json                 format, name, content digest, levels claimed
   content/...                 deterministic: decides the content digest
   observed/...                times, host, logs, videos
+  artifacts/...               large files such as checkpoints, when asked for
+  attestations/model.sig      the OpenSSF model signature over every other file but the last
+  attestations/in-toto/...    in-toto layout and links: each step read what the ones before made
+  ro-crate-metadata.json      the bundle as a Provenance Run Crate
   VERIFY.md                   how to check all this with this program and with others
   public_key.pem              the signer's public key, for information; never trusted by itself
-  attestation.sigstore.json   the signed statement over every other file
+  attestation.sigstore.json   the signed root statement over every other file
 ```
 
 A bundle is read on file systems that fold case, compose accents or forbid characters, so names are
@@ -29,9 +33,18 @@ FORMAT = FORMAT_FAMILY + "v1"
 BUNDLE_FILE = "bundle.json"
 CONTENT = "content"
 OBSERVED = "observed"
+ARTIFACTS = "artifacts"
+IN_TOTO = "attestations/in-toto"
+MODEL_SIGNATURE_FILE = "attestations/model.sig"
+SBOM_SUFFIX = ".cdx.json"
+CRATE_FILE = "ro-crate-metadata.json"
 INSTRUCTIONS_FILE = "VERIFY.md"
 PUBLIC_KEY_FILE = "public_key.pem"
 ATTESTATION_FILE = "attestation.sigstore.json"
+
+# A bundle's files and folders all have these, whatever theirs were where they came from.
+FILE_MODE = 0o644
+FOLDER_MODE = 0o755
 
 # The check keeps no file larger than this in memory, so no attestation may be larger.
 MAX_KEPT_FILE_BYTES = 16 << 20

@@ -18,15 +18,20 @@ from appliance.digest import canonical_json
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
-def encode_attestation(envelope: Envelope) -> bytes:
-    """The file's bytes for an envelope with one signature."""
-    return canonical_json(_to_dict(envelope)) + b"\n"
+def encode_attestation(envelope: Envelope, *, hint: str | None = None) -> bytes:
+    """The file's bytes for an envelope with one signature.
+
+    ``hint`` names the key outside the envelope; it is the signature's key id unless a format has
+    its own name for the key.
+    """
+    return _encode(envelope, hint or envelope.signatures[0].key_id)
 
 
-def decode_attestation(data: bytes) -> Envelope:
+def decode_attestation(data: bytes, *, first_form: bool = False) -> Envelope:
     """The envelope in the file's bytes; ``decode_attestation(encode_attestation(e)) == e``.
 
-    Raises EnvelopeError for anything else than exactly what :func:`encode_attestation` writes.
+    Raises EnvelopeError for anything else than exactly what :func:`encode_attestation` writes. With
+    ``first_form`` only the form of the first version is read, which left ``tlogEntries`` out.
     """
     try:
         value = json.loads(data)
@@ -38,7 +43,7 @@ def decode_attestation(data: bytes) -> Envelope:
     if len(envelope.signatures) != 1:
         raise EnvelopeError("it does not have exactly one signature")
     try:
-        expected = encode_attestation(envelope)
+        expected = _encode(envelope, envelope.signatures[0].key_id, with_log=not first_form)
     except ValueError as error:
         raise EnvelopeError("it holds text that is not Unicode") from error
     if data != expected:
@@ -48,9 +53,14 @@ def decode_attestation(data: bytes) -> Envelope:
     return envelope
 
 
-def _to_dict(envelope: Envelope) -> dict[str, Any]:
-    return {
+def _encode(envelope: Envelope, hint: str, *, with_log: bool = True) -> bytes:
+    # An empty log is what readers that are strict about the schema ask for.
+    material: dict[str, Any] = {"publicKey": {"hint": hint}}
+    if with_log:
+        material["tlogEntries"] = []
+    value = {
         "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": envelope.signatures[0].key_id}},
+        "verificationMaterial": material,
         "dsseEnvelope": envelope_to_dict(envelope),
     }
+    return canonical_json(value) + b"\n"

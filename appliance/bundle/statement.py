@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.bundle.dsse import IN_TOTO_PAYLOAD_TYPE, Envelope
-from appliance.bundle.layout import CONTENT, show_name
+from appliance.bundle.layout import CONTENT, FILE_MODE, FOLDER_MODE, show_name
 from appliance.digest import canonical_json
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -53,10 +53,22 @@ class RunMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """A parsed statement: SHA-256 by bundle path, and the predicate."""
+    """A parsed statement: its subjects' SHA-256 and whole digest sets by name, its predicate."""
 
     subjects: Mapping[str, str]
     predicate: Mapping[str, Any]
+    digest_sets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def modes(self) -> tuple[int, int] | None:
+        """The mode of every file and of every folder; None in statements of the first version."""
+        definition = self.predicate.get("buildDefinition")
+        fields = definition.get("internalParameters") if isinstance(definition, Mapping) else None
+        if not isinstance(fields, Mapping):
+            return None
+        texts = [fields.get("fileMode"), fields.get("folderMode")]
+        modes = [int(text, 8) for text in texts if isinstance(text, str) and _is_mode(text)]
+        return (modes[0], modes[1]) if len(modes) == 2 else None
 
 
 def build_statement(
@@ -83,7 +95,10 @@ def build_statement(
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": dict(parameters),
-                "internalParameters": {},
+                "internalParameters": {
+                    "fileMode": f"{FILE_MODE:04o}",
+                    "folderMode": f"{FOLDER_MODE:04o}",
+                },
                 "resolvedDependencies": [_dependency_to_dict(item) for item in dependencies],
             },
             "runDetails": {
@@ -100,8 +115,14 @@ def encode_statement(statement: Mapping[str, Any]) -> bytes:
     return canonical_json(statement)
 
 
-def decode_statement(envelope: Envelope) -> Statement:
-    """The statement in ``envelope``, whose signature is not looked at. Raises StatementError."""
+def decode_statement(
+    envelope: Envelope, predicate_type: str = PREDICATE_TYPE, *, needs_sha256: bool = True
+) -> Statement:
+    """The statement in ``envelope``, whose signature is not looked at.
+
+    With ``needs_sha256`` every subject must have a SHA-256; otherwise one without is only found in
+    ``digest_sets``. Raises StatementError.
+    """
     if envelope.payload_type != IN_TOTO_PAYLOAD_TYPE:
         raise StatementError(f"its payload type is not {IN_TOTO_PAYLOAD_TYPE}")
     try:
@@ -110,13 +131,26 @@ def decode_statement(envelope: Envelope) -> Statement:
         raise StatementError("its payload is not JSON") from error
     if not isinstance(value, Mapping):
         raise StatementError("its payload is not a JSON object")
-    for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
+    for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", predicate_type)):
         if value.get(name) != expected:
             raise StatementError(f"its {name} is not {expected}")
     predicate = value.get("predicate")
     if not isinstance(predicate, Mapping):
         raise StatementError("its predicate is not a JSON object")
-    return Statement(subjects=_subjects_from_list(value.get("subject")), predicate=predicate)
+    digest_sets = _digest_sets_from_list(value.get("subject"))
+    return Statement(
+        subjects={
+            name: _read_sha256(name, digests)
+            for name, digests in digest_sets.items()
+            if needs_sha256 or "sha256" in digests
+        },
+        predicate=predicate,
+        digest_sets=digest_sets,
+    )
+
+
+def _is_mode(text: str) -> bool:
+    return len(text) == 4 and all(character in "01234567" for character in text)
 
 
 def digest_set(digest: str) -> dict[str, str]:
@@ -141,19 +175,27 @@ def _dependency_to_dict(item: Dependency) -> dict[str, Any]:
     return fields
 
 
-def _subjects_from_list(value: object) -> dict[str, str]:
+def _digest_sets_from_list(value: object) -> dict[str, dict[str, str]]:
     if not isinstance(value, list):
         raise StatementError("its subject is not a list")
-    subjects: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {}
     for entry in value:
         name = entry.get("name") if isinstance(entry, Mapping) else None
         digests = entry.get("digest") if isinstance(entry, Mapping) else None
-        digest = digests.get("sha256") if isinstance(digests, Mapping) else None
-        if not isinstance(name, str) or not isinstance(digest, str):
-            raise StatementError("a subject has no name or no SHA-256")
-        if not SHA256_PATTERN.fullmatch(digest):
-            raise StatementError(f"the SHA-256 of {show_name(name)} is not 64 hexadecimal digits")
-        if name in subjects:
+        if not isinstance(name, str) or not isinstance(digests, Mapping):
+            raise StatementError("a subject has no name or no digest")
+        if name in found:
             raise StatementError(f"{show_name(name)} is listed twice")
-        subjects[name] = digest
-    return subjects
+        found[name] = {
+            algorithm: digest
+            for algorithm, digest in digests.items()
+            if isinstance(algorithm, str) and isinstance(digest, str)
+        }
+    return found
+
+
+def _read_sha256(name: str, digests: Mapping[str, str]) -> str:
+    digest = digests.get("sha256", "")
+    if not SHA256_PATTERN.fullmatch(digest):
+        raise StatementError(f"the SHA-256 of {show_name(name)} is not 64 hexadecimal digits")
+    return digest

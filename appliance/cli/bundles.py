@@ -8,7 +8,8 @@ from pathlib import Path
 import typer
 
 from appliance.bundle import keys
-from appliance.bundle.verify import format_report, report_to_dict, verify_bundle
+from appliance.bundle.describe import format_report, report_to_dict
+from appliance.bundle.verify import verify_bundle
 
 
 def verify_bundle_folder(

@@ -18,8 +18,10 @@ import typer
 
 from appliance import __version__
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.evaluation_commands import add_evaluation_commands
+from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
-from appliance.cli.options import JsonOption
+from appliance.cli.options import EngineOption, JsonOption
 from appliance.cli.plan_commands import plan_app
 from appliance.errors import ApplianceError
 
@@ -40,6 +42,7 @@ app.add_typer(dataset_app, name="dataset")
 app.add_typer(plan_app, name="plan")
 app.add_typer(norm_stats_app, name="norm-stats")
 app.add_typer(keys_app, name="keys")
+app.add_typer(image_app, name="image")
 
 ManifestArgument = Annotated[
     Path, typer.Argument(help="The manifest (YAML).", show_default=False, metavar="MANIFEST")
@@ -109,26 +112,36 @@ def explain(
     manifest: ManifestArgument,
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what `run` would do, and which changed field makes it do so; run nothing."""
     from appliance.cli.runs import explain_run
 
-    explain_run(manifest, run_dir, cache=cache, as_json=as_json)
+    explain_run(manifest, run_dir, cache=cache, engine=engine, as_json=as_json)
 
 
 @app.command()
 def run(
+    *,
     manifest: ManifestArgument,
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a manifest to a signed audit bundle; continue what was stopped, skip what is done."""
     from appliance.cli.runs import run_manifest
 
-    run_manifest(manifest, run_dir, cache=cache, key_dir=key_dir, as_json=as_json)
+    run_manifest(
+        manifest,
+        run_dir,
+        cache=cache,
+        key_dir=key_dir,
+        engine=engine,
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -155,6 +168,124 @@ def verify(
     from appliance.cli.bundles import verify_bundle_folder
 
     verify_bundle_folder(bundle, key, key_dir, as_json=as_json)
+
+
+@app.command()
+def report(
+    *,
+    target: Annotated[
+        Path,
+        typer.Argument(help="A bundle folder or a run folder.", metavar="TARGET"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The page to write. Default: NAME-report.html here."),
+    ] = None,
+    embed_videos: Annotated[
+        bool,
+        typer.Option(
+            "--embed-videos", help="Put the videos into the page (up to 64 MiB), not links to them."
+        ),
+    ] = False,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
+    ] = None,
+    key_dir: KeyDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a report on a bundle or a run as one HTML page that needs nothing else."""
+    from appliance.cli.reports import report_on
+
+    report_on(target, out, key=key, key_dir=key_dir, embed_videos=embed_videos, as_json=as_json)
+
+
+@app.command()
+def replay(
+    *,
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="A golden manifest, a bundle (folder or archive), a run folder, or a folder of"
+            " golden manifests.",
+            show_default=False,
+            metavar="TARGET",
+        ),
+    ],
+    level: Annotated[
+        str,
+        typer.Option(help="How far to go: R1 to R5, or auto: as far as the budget reaches."),
+    ] = "auto",
+    spot_check: Annotated[
+        str | None,
+        typer.Option(help="K:M takes M training steps again from step K (0, or a checkpoint)."),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(min=0, help="Minutes that auto may take for a target.")
+    ] = 5.0,
+    dataset_root: Annotated[
+        Path | None, typer.Option(help="Where the dataset lies, if not where the manifest says.")
+    ] = None,
+    artifacts: Annotated[
+        Path | None, typer.Option(help="Run folder of the original, for its checkpoints.")
+    ] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Where the replay works. Default: replays/<name>.")
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write what is found as the golden's expectations.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Write a Markdown summary, fit for a CI job.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the verdict (JSON) here too.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Public key (PEM) of the bundle's signer.")
+    ] = None,
+    key_dir: KeyDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute again what can be, compare it with the original, and give a verdict."""
+    from appliance.bundle.keys import default_key_dir
+    from appliance.cli.replays import ReplayRequest, replay_target
+    from appliance.replay.subject import Places
+
+    replay_target(
+        ReplayRequest(
+            target=target,
+            level=level,
+            spot=spot_check,
+            budget_min=budget,
+            places=Places(
+                dataset_root=None if dataset_root is None else dataset_root.absolute(),
+                artifacts=artifacts,
+                public_key=key,
+                key_dir=key_dir or default_key_dir(),
+            ),
+            work_dir=work_dir,
+            junit=junit,
+            summary=summary,
+            output=output,
+            record=record,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
+def diff(
+    a: Annotated[
+        Path, typer.Argument(help="A bundle (folder or archive) or a run folder.", metavar="A")
+    ],
+    b: Annotated[Path, typer.Argument(help="Another one.", metavar="B")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say where two results part: manifest field, stage, step, episode, environment."""
+    from appliance.cli.differences import diff_results
+
+    diff_results(a, b, as_json=as_json)
 
 
 @dataset_app.command("record")
@@ -196,6 +327,7 @@ def dataset_fingerprint(
 
 
 add_dataset_commands(dataset_app)
+add_evaluation_commands(app)
 
 
 @keys_app.command("show")

@@ -18,7 +18,14 @@ HEAD_CAMERA = "cam_high"
 
 
 class PolicyProtocol(Protocol):
-    """A policy that turns observations into actions; equal inputs give equal actions."""
+    """A policy that turns observations into actions; equal calls give equal actions.
+
+    A driver that asks in batches (``query_batch`` = B > 1) always passes exactly B observations, so
+    that one compiled program serves every query, and gives a trial the same place in every batch. A
+    place nobody asks for repeats another one (the very same object), so that a policy which answers
+    them one by one may leave it out and return anything there. What a policy must keep: the answer
+    at a place is a function of the observation and the noise at that place alone.
+    """
 
     @property
     def noise_shape(self) -> tuple[int, int]:
@@ -27,7 +34,13 @@ class PolicyProtocol(Protocol):
     def infer(
         self, observations: Sequence[Mapping[str, Any]], noise_BxHxA: NDArray[np.float32], /
     ) -> NDArray[np.float32]:
-        """Absolute joint targets BxHxD for ``{"images", "state", "prompt"}`` items."""
+        """Absolute joint targets BxHxD for ``{"images", "state", "prompt"}`` items.
+
+        Called by one thread at a time, though not always the same one. Raises PolicyServerError
+        when the policy is gone: the evaluation ends, and goes on from there when it is run again.
+        Raises PolicyRaisedError when the policy itself raised: a batch is then asked again one by
+        one, and the episode at fault ends as an exception.
+        """
 
 
 class SimulatorProtocol(Protocol):

@@ -29,6 +29,9 @@ class EvalRequest:
         policy_seed: root of the policy's noise.
         instruction_type: ``unseen`` or ``seen``.
         action_steps: actions executed open loop for each query.
+        query_batch: queries computed in one call of the policy; a batch that is not full is filled
+            up, so that its shape, and with it every bit of an answer, never depends on how many
+            trials are played at a time.
         trials: a pinned list of simulator seeds, scored as they are without an expert check, or
             None to search.
         video: whether each episode's head camera is recorded.
@@ -47,6 +50,7 @@ class EvalRequest:
     action_steps: int
     trials: tuple[int, ...] | None
     video: bool
+    query_batch: int = 1
     workers: int = 1
     max_consecutive_skips: int = 100
 
@@ -67,6 +71,7 @@ class EvalRequest:
             "policy_seed": self.policy_seed,
             "instruction_type": self.instruction_type,
             "action_steps": self.action_steps,
+            "query_batch": self.query_batch,
             "trials": None if self.trials is None else list(self.trials),
             "video": self.video,
         }
@@ -76,6 +81,7 @@ def check_request(request: EvalRequest, policy: PolicyProtocol) -> None:
     """Fail before the long work; raises EvaluationError naming the field and its value."""
     _check_positive("eval.episodes", request.episodes)
     _check_positive("eval.action_steps", request.action_steps)
+    _check_positive("eval.query_batch", request.query_batch)
     _check_positive("workers", request.workers)
     _check_positive("max_consecutive_skips", request.max_consecutive_skips)
     if request.seed < 0 or request.policy_seed < 0:

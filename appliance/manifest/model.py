@@ -19,6 +19,7 @@ from appliance.manifest.finding import Finding
 Part = TypeVar("Part")
 
 CpuIsa = Literal["SSE4_2", "AVX", "AVX2", "AVX512", "AVX512_VNNI", "AVX512_BF16", "AMX", "AMX_FP16"]
+EngineName = Literal["host", "docker", "slurm"]
 TrainPreset = Literal[
     "pi0_tiny_aloha_robotwin", "pi0_base_aloha_robotwin_lora", "pi0_base_aloha_robotwin_full"
 ]
@@ -53,6 +54,14 @@ class InitPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerPart:
+    """A SentencePiece model; ``path`` counts from the manifest's folder."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPart:
     """One training run; None is the preset's batch size and FSDP devices, no saving between."""
 
@@ -77,13 +86,24 @@ class TrainPart:
     sampler_replacement_override: bool | None
     save_interval: int | None
     init: InitPart | None
+    tokenizer: TokenizerPart | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckoutPart:
+    """A RoboTwin checkout and its interpreter; paths count from the manifest's folder."""
+
+    path: str
+    python: str
+    tree: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalPart:
     """One evaluation; ``checkpoint`` is a training step, ``"latest"`` or -1 (the same)."""
 
-    simulator: Literal["robotwin"]
+    simulator: Literal["robotwin", "robotwin-checkout"]
+    checkout: CheckoutPart | None
     embodiment: str
     planner: str
     shader: str
@@ -95,6 +115,8 @@ class EvalPart:
     policy_seed: int
     instruction_type: Literal["unseen", "seen"]
     action_steps: int
+    query_batch: int
+    call_timeout_s: int
     sampling_steps: int
     trials: tuple[int, ...] | None
     video: bool
@@ -102,13 +124,18 @@ class EvalPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimePart:
-    """Where and how the stages run."""
+    """Where and how the stages run; ``image`` and what follows are for engine docker."""
 
-    engine: Literal["host", "docker", "slurm"]
+    engine: EngineName
     cpu_threads: int
     cpu_max_isa: CpuIsa
     gpus: int
     network: Literal["none"]
+    image: str | None
+    image_digest: str | None
+    memory_gib: float | None
+    cpus: float | None
+    pids: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +220,9 @@ _PARTS: Mapping[str, type[Any]] = MappingProxyType(
         "norm_stats": NormStatsPart,
         "train": TrainPart,
         "init": InitPart,
+        "tokenizer": TokenizerPart,
         "eval": EvalPart,
+        "checkout": CheckoutPart,
         "runtime": RuntimePart,
         "expect": ExpectPart,
         "success_rate": SuccessRatePart,

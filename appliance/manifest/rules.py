@@ -24,7 +24,8 @@ from appliance.manifest.schema import schema_at
 Rule = Callable[[Manifest, Document], Iterator[Finding]]
 
 MAX_NAMED = 5
-_RANDOM_INIT_PRESETS = ("pi0_tiny_aloha_robotwin",)
+# Presets that need no weights and no tokenizer of the user's.
+SMALL_PRESETS = ("pi0_tiny_aloha_robotwin",)
 
 
 def find_contradictions(manifest: Manifest, document: Document) -> list[Finding]:
@@ -38,6 +39,8 @@ def find_unknown_names(
     """Values that are not among the names known for their key (``{"eval.task": (...)}``)."""
     values = manifest.as_dict()
     for key, names in known_names.items():
+        if key.startswith("eval.") and manifest.eval.simulator == "robotwin-checkout":
+            continue  # The checkout has names of its own, which it knows when it is started.
         path: KeyPath = tuple(key.split("."))
         value: object = values
         for step in path:
@@ -207,7 +210,7 @@ def check_trials_count(manifest: Manifest, document: Document) -> Iterator[Findi
 def check_weights_are_declared(manifest: Manifest, document: Document) -> Iterator[Finding]:
     """A pretrained preset says where its weights come from, or that random ones are meant."""
     train = manifest.train
-    if train.init is not None or train.config in _RANDOM_INIT_PRESETS:
+    if train.init is not None or train.config in SMALL_PRESETS:
         return
     path = ("train", "init")
     if document.is_written(path):
@@ -251,6 +254,29 @@ def check_batch_divides(manifest: Manifest, document: Document) -> Iterator[Find
             ("train", "fsdp_devices"),
             f"{train.fsdp_devices} does not divide {named}",
             f"Use a divisor of {devices}.",
+        )
+
+
+def check_weights_are_a_file(manifest: Manifest, document: Document) -> Iterator[Finding]:
+    """Stages have no network, so that weights are on this machine before the run."""
+    init = manifest.train.init
+    if init is not None and "://" in init.checkpoint:
+        yield document.finding(
+            ("train", "init", "checkpoint"),
+            f"{show_value(init.checkpoint)} is on the network, and stages have none",
+            "Download it once and name the folder or file; its sha256 says that it is the same.",
+        )
+
+
+def check_tokenizer_is_named(manifest: Manifest, document: Document) -> Iterator[Finding]:
+    """A preset that reads prompts with PaliGemma's SentencePiece model is given it."""
+    train = manifest.train
+    if train.tokenizer is None and train.config not in SMALL_PRESETS:
+        yield document.finding(
+            ("train", "tokenizer"),
+            f"is missing: {train.config} reads prompts with PaliGemma's SentencePiece model, which"
+            " is not part of this project",
+            "Give tokenizer: {path: ..., sha256: ...}.",
         )
 
 
@@ -305,7 +331,25 @@ def _offer_ways_out(claim: SuccessRatePart, episodes: int) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
+def check_checkout_is_given(manifest: Manifest, document: Document) -> Iterator[Finding]:
+    """A checkout is named for the simulator that plays in one, and only for it."""
+    checkout, simulator = manifest.eval.checkout, manifest.eval.simulator
+    if simulator == "robotwin-checkout" and checkout is None:
+        yield document.finding(
+            ("eval", "checkout"),
+            "is missing, and eval.simulator is robotwin-checkout",
+            "Give checkout: {path: ..., python: ...}, or use `simulator: robotwin`.",
+        )
+    if simulator != "robotwin-checkout" and checkout is not None:
+        yield document.finding(
+            ("eval", "checkout"),
+            f"is not used: eval.simulator is {simulator}",
+            "Remove it, or set simulator to robotwin-checkout.",
+        )
+
+
 RULES: tuple[Rule, ...] = (
+    check_checkout_is_given,
     check_checkpoint_is_reached,
     check_checkpoint_is_saved,
     check_plan_settings_have_a_plan,
@@ -317,6 +361,8 @@ RULES: tuple[Rule, ...] = (
     check_trials_count,
     check_weights_are_declared,
     check_batch_divides,
+    check_weights_are_a_file,
+    check_tokenizer_is_named,
     check_host_has_no_gpus,
     check_margin_can_be_decided,
 )

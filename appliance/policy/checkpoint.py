@@ -7,9 +7,10 @@ order, so that it does not depend on how orbax cuts or compresses files.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from appliance.errors import CheckpointError
 from appliance.files import atomic_folder, storage_errors
 from appliance.policy.parameters import Params, flatten_params, nest_params
 
+ITEM_NAME = "params"
 LEAF_NAME = "value"
 NAMES_SHOWN = 8
+
+Shape = tuple[int, ...]
 
 
 def open_checkpointer() -> Any:
@@ -50,7 +54,7 @@ def save_params(params_dir: Path, params: Params) -> None:
     with atomic_folder(params_dir) as temporary:
         target = temporary / "item"
         with storage_errors(params_dir, "writing parameters"), open_checkpointer() as writer:
-            writer.save(target, {"params": tree})
+            writer.save(target, {ITEM_NAME: tree})
         with storage_errors(params_dir, "writing parameters"):
             for entry in list(target.iterdir()):
                 entry.rename(temporary / entry.name)
@@ -58,67 +62,108 @@ def save_params(params_dir: Path, params: Params) -> None:
 
 
 def load_params(params_dir: Path, expected: Params, *, may_miss: Sequence[str] = ()) -> Params:
-    """Read ``params_dir`` into NumPy arrays, checked against ``expected``.
+    """Read ``params_dir`` into NumPy arrays, checked against ``expected`` before numbers are read.
 
     ``expected``: nested dict of arrays or ``jax.ShapeDtypeStruct`` (``abstract_params``). Leaves
     whose path matches a pattern of ``may_miss`` (full match) may be missing; they are left out of
     the result. Types are kept as stored. Raises CheckpointError.
     """
-    found = read_leaves(params_dir)
-    wanted = flatten_params(expected)
+
+    def check(found: Mapping[str, Shape]) -> None:
+        wanted = {path: tuple(leaf.shape) for path, leaf in flatten_params(expected).items()}
+        check_shapes(params_dir, found, wanted, may_miss=may_miss)
+
+    return nest_params(read_leaves(params_dir, check))
+
+
+def check_shapes(
+    where: Path,
+    found: Mapping[str, Shape],
+    wanted: Mapping[str, Shape],
+    *,
+    may_miss: Sequence[str] = (),
+) -> None:
+    """Compare the leaves found in ``where`` with those wanted, by path and shape.
+
+    Raises CheckpointError naming every missing, extra and wrongly shaped leaf (at most
+    ``NAMES_SHOWN`` of a kind).
+    """
     missing = [
         path
         for path in sorted(wanted.keys() - found.keys())
         if not any(re.fullmatch(pattern, path) for pattern in may_miss)
     ]
-    extra = sorted(found.keys() - wanted.keys())
     shapes = [
-        f"{path} {tuple(found[path].shape)} instead of {tuple(leaf.shape)}"
-        for path, leaf in wanted.items()
-        if path in found and tuple(found[path].shape) != tuple(leaf.shape)
+        f"{path} {found[path]} instead of {wanted[path]}"
+        for path in sorted(wanted.keys() & found.keys())
+        if found[path] != wanted[path]
     ]
     problems = [
         _list_names(title, names)
         for title, names in (
             ("missing", missing),
-            ("not part of this model", extra),
+            ("not part of this model", sorted(found.keys() - wanted.keys())),
             ("of another shape", shapes),
         )
         if names
     ]
     if problems:
         raise CheckpointError(
-            f"{params_dir}: these parameters do not fit the configuration: {'; '.join(problems)}."
+            f"{where}: these parameters do not fit the configuration: {'; '.join(problems)}."
             " Use the checkpoint of this configuration, or the configuration it was made with."
         )
-    return nest_params(found)
 
 
-def read_leaves(params_dir: Path) -> dict[str, NDArray[Any]]:
-    """All leaves of an orbax ``params`` folder by path, as NumPy arrays. Raises CheckpointError."""
+def read_leaves(
+    params_dir: Path, check: Callable[[Mapping[str, Shape]], None] = lambda _: None
+) -> dict[str, NDArray[Any]]:
+    """All leaves of an orbax ``params`` folder by path, as NumPy arrays.
+
+    ``check`` sees the shapes by path first and may raise. Raises CheckpointError.
+    """
     params_dir = params_dir.absolute()
     if not params_dir.is_dir():
         raise CheckpointError(
             f"{params_dir}: there is no checkpoint here. Check the path, or train first."
         )
-    try:
-        with open_checkpointer() as reader:
-            shapes = reader.metadata(params_dir).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    if (params_dir / ITEM_NAME).is_dir():
+        raise CheckpointError(
+            f"{params_dir}: this is the folder of a checkpoint step, not of its parameters. Point"
+            f" to {params_dir / ITEM_NAME}."
+        )
+    with open_checkpointer() as reader:
+        with _reading(params_dir):
+            described = reader.metadata(params_dir).item_metadata.tree
+            shapes = jax.tree.map(lambda leaf: tuple(leaf.shape), described)
+        check(_strip_leaf_names(params_dir, shapes))
+        with _reading(params_dir):
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), described)
             tree = reader.restore(params_dir, restore_args=as_numpy)
+    leaves = _strip_leaf_names(params_dir, tree)
+    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+@contextlib.contextmanager
+def _reading(params_dir: Path) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(
             f"{params_dir}: not a readable checkpoint ({_first_line(error)}). It is damaged or of"
             " another kind; use another checkpoint, or train again."
         ) from error
-    if not isinstance(tree, Mapping) or not isinstance(tree.get("params"), Mapping):
+
+
+def _strip_leaf_names(params_dir: Path, tree: Any) -> dict[str, Any]:
+    """The leaves of item ``params`` by path, without the "value" that openpi's paths end in."""
+    if not isinstance(tree, Mapping) or not isinstance(tree.get(ITEM_NAME), Mapping):
         raise CheckpointError(
-            f"{params_dir}: the checkpoint has no item 'params'. Point to the folder 'params' of a"
-            " checkpoint step."
+            f"{params_dir}: the checkpoint has no item '{ITEM_NAME}'. Point to the folder"
+            f" '{ITEM_NAME}' of a checkpoint step."
         )
-    leaves = flatten_params(tree["params"])
     suffix = f"/{LEAF_NAME}"
-    return {path.removesuffix(suffix): np.asarray(leaf) for path, leaf in leaves.items()}
+    leaves = flatten_params(tree[ITEM_NAME])
+    return {path.removesuffix(suffix): leaf for path, leaf in leaves.items()}
 
 
 def digest_leaf(leaf: Any) -> str:

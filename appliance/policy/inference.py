@@ -66,6 +66,11 @@ class Policy:
         )
 
     @property
+    def tokenizer_name(self) -> str:
+        """What reads the prompts (``Tokenizer.name``)."""
+        return self._transform.tokenizer.name
+
+    @property
     def noise_shape(self) -> tuple[int, int]:
         """(H, A): the shape of one observation's noise."""
         return self.config.model.action_horizon, self.config.model.action_dim

@@ -28,12 +28,15 @@ EMBEDDING_STD = 0.01
 
 def init_params(config: Pi0Config, seed: int) -> Params:
     """Random parameters (float32, NumPy), a function of ``config`` and ``seed`` only."""
-    rules = _rules(config)
-    leaves = {}
-    for path, leaf in flatten_params(abstract_params(config)).items():
-        rule = next(rule for pattern, rule in rules if re.fullmatch(pattern, path))
-        leaves[path] = rule(stream(seed, "init", path), tuple(leaf.shape))
-    return nest_params(leaves)
+    shapes = flatten_params(abstract_params(config))
+    return nest_params({path: init_leaf(config, seed, path) for path in shapes})
+
+
+def init_leaf(config: Pi0Config, seed: int, path: str) -> FloatArray:
+    """The leaf at ``path`` of :func:`init_params`, alone. Raises KeyError for an unknown path."""
+    shape = tuple(flatten_params(abstract_params(config))[path].shape)
+    rule = next(rule for pattern, rule in _rules(config) if re.fullmatch(pattern, path))
+    return rule(stream(seed, "init", path), shape)
 
 
 def _rules(config: Pi0Config) -> tuple[tuple[str, Rule], ...]:

@@ -97,8 +97,10 @@ class TrainConfig:
 
     ``cameras`` pairs a dataset camera ("cam_high") with a model image key ("base_0_rgb");
     ``delta_mask`` marks the action dimensions that are relative to the current state;
-    ``std_floor`` is the smallest standard deviation used to normalize; ``noise_draws_per_sample``
-    how many (noise, time) pairs share one pass over a sample's pictures and prompt.
+    ``std_floor`` is the smallest standard deviation used to normalize; ``tokenizer`` is what reads
+    prompts when no SentencePiece model is given (``sentencepiece``: one must be);
+    ``noise_draws_per_sample`` is how many (noise, time) pairs share one pass over a sample's
+    pictures and prompt.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Prompts to token numbers.
 
 The PaliGemma SentencePiece model is a file the user supplies; its SHA-256 is checked before use.
-Without it the byte tokenizer serves the small configurations; which one was used is part of the
-preset (``TrainConfig.tokenizer``) and so of a run's record.
+Without it the byte tokenizer serves the small configurations. Which one was used is ``name``, and
+part of a run's record.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ PAD_TOKEN = 0
 
 class Tokenizer(Protocol):
     """Turns a prompt into a fixed number of tokens."""
+
+    @property
+    def name(self) -> str:
+        """``byte``, or ``sentencepiece:`` and the SHA-256 of the model file."""
+        ...
 
     def encode(self, prompt: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """int32 [L] tokens, padded with 0, and bool [L], False on the padding."""
@@ -48,6 +53,7 @@ class ByteTokenizer:
     A prompt that is too long loses its end.
     """
 
+    name = "byte"
     vocabulary = BYTE_VOCABULARY
     start_token = 1
     byte_offset = 2
@@ -64,17 +70,14 @@ class ByteTokenizer:
 class SentencePieceTokenizer:
     """PaliGemma's tokenizer from a model file: start token, prompt, newline token.
 
-    Raises CheckpointError when the file is not the one expected and RuntimeMissingError when the
-    ``sentencepiece`` package is missing.
+    ``vocabulary`` is the number of token rows the policy has; without an expected ``sha256`` the
+    file's own names the tokenizer. Raises CheckpointError when the file
+    is not the one expected, is no SentencePiece model or one with other tokens, and
+    RuntimeMissingError when the ``sentencepiece`` package is missing.
     """
 
-    def __init__(self, path: Path, sha256: str, length: int) -> None:
-        found = sha256_file(path)
-        if found != sha256:
-            raise CheckpointError(
-                f"{path}: the tokenizer model has SHA-256 {found}, but {sha256} was expected."
-                " Supply the file the manifest names, or correct its digest."
-            )
+    def __init__(self, path: Path, sha256: str | None, length: int, vocabulary: int) -> None:
+        found = check_tokenizer_digest(path, sha256)
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
@@ -82,8 +85,25 @@ class SentencePieceTokenizer:
                 "The package sentencepiece is not installed, but this configuration reads prompts"
                 " with a SentencePiece model. Install it with `pip install sentencepiece`."
             ) from error
+        try:
+            self._processor = SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise CheckpointError(
+                f"{path}: not a SentencePiece model. Supply PaliGemma's tokenizer.model."
+            ) from error
+        size = self._processor.vocab_size()
+        if size > vocabulary:
+            raise CheckpointError(
+                f"{path}: has {size} tokens, but the model has rows for {vocabulary}. Supply the"
+                " tokenizer of this configuration."
+            )
+        if self._processor.bos_id() < 0:
+            raise CheckpointError(
+                f"{path}: has no start token, which every prompt begins with. Supply PaliGemma's"
+                " tokenizer.model."
+            )
         self.length = length
-        self._processor = SentencePieceProcessor(model_file=str(path))
+        self.name = f"sentencepiece:{found}"
 
     def encode(self, prompt: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """int32 [L] tokens, padded with 0, and bool [L], False on the padding."""
@@ -91,19 +111,37 @@ class SentencePieceTokenizer:
         return pad_tokens([*tokens, *self._processor.encode("\n")], self.length)
 
 
+def check_tokenizer_digest(path: Path, sha256: str | None) -> str:
+    """A tokenizer file's digest, compared with the recorded one. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: the tokenizer model is missing. Check train.tokenizer.path; PaliGemma's"
+            " tokenizer.model is a file you supply."
+        )
+    found = sha256_file(path)
+    if sha256 is not None and found != sha256:
+        raise CheckpointError(
+            f"{path}: the tokenizer model has SHA-256 {found}, but {sha256} was expected."
+            " Supply the file the manifest names, or correct its digest."
+        )
+    return found
+
+
 def make_tokenizer(
     config: TrainConfig, *, model_path: Path | None = None, model_sha256: str | None = None
 ) -> Tokenizer:
-    """The preset's tokenizer.
+    """The tokenizer of a model file, or without one the preset's own.
 
-    Raises RuntimeMissingError when the preset needs a SentencePiece model and none is given.
+    Raises CheckpointError as :class:`SentencePieceTokenizer` does, and RuntimeMissingError when the
+    preset needs a SentencePiece model and none is given.
     """
+    length = config.model.max_token_len
+    if model_path is not None:
+        return SentencePieceTokenizer(model_path, model_sha256, length, config.model.vocabulary)
     if config.tokenizer == "byte":
-        return ByteTokenizer(config.model.max_token_len)
-    if model_path is None or model_sha256 is None:
-        raise RuntimeMissingError(
-            f"train.config: {config.name} reads prompts with PaliGemma's SentencePiece model, which"
-            " is not part of this project. Supply the file and its SHA-256, or choose a"
-            " configuration with the byte tokenizer."
-        )
-    return SentencePieceTokenizer(model_path, model_sha256, config.model.max_token_len)
+        return ByteTokenizer(length)
+    raise RuntimeMissingError(
+        f"train.config: {config.name} reads prompts with PaliGemma's SentencePiece model, which"
+        " is not part of this project. Supply the file and its SHA-256, or choose a"
+        " configuration with the byte tokenizer."
+    )

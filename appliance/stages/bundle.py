@@ -8,24 +8,33 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.assemble import collect_files, write_bundle
+from appliance.bundle.assemble import BundleSources, collect_files, write_bundle
+from appliance.bundle.describe import describe_claims
 from appliance.bundle.findings import VerifyReport
-from appliance.bundle.keys import load_or_create_key
+from appliance.bundle.keys import SigningKey
 from appliance.bundle.layout import content_digest
-from appliance.bundle.statement import RunMetadata
-from appliance.bundle.verify import describe_claims, verify_bundle
+from appliance.bundle.preregistration import PREREGISTRATION_FILE
+from appliance.bundle.statement import Dependency, RunMetadata
+from appliance.bundle.step import Step
+from appliance.bundle.verify import verify_bundle
 from appliance.digest import sha256_file
 from appliance.errors import BundleNotIntactError
 from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
+from appliance.report.page import write_report
+from appliance.report.report_input import REPORT_FILE, ReportInput
+from appliance.stages.decide import result_runtime
+from appliance.stages.declare import DECLARATION
 from appliance.stages.definition import CONTENT, OBSERVED
+from appliance.stages.pins import checkout_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
+from appliance.stages.registry import stages_for
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder, set_aside
 
 # The levels of reproduction this version records the evidence for (README, "What can be checked").
@@ -51,11 +60,13 @@ def make_bundle(
     receipts: Mapping[str, Receipt],
     *,
     key_dir: Path | None,
+    signer: Callable[[], SigningKey],
 ) -> BundleResult:
     """Write and sign the bundle of finished stages, or find that it is there and intact.
 
-    Raises SigningKeyError, StorageError, and BundleNotIntactError if what was written does not
-    verify (a defect of this machine's disk or memory).
+    ``signer`` is asked for the key of ``key_dir`` only when there is something to sign. Raises
+    SigningKeyError, StorageError, and BundleNotIntactError if what was written does not verify (a
+    defect of this machine's disk or memory).
     """
     places = {name: folder.stage_dir(name, receipt.key) for name, receipt in receipts.items()}
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".bundle.", suffix=".tmp") as scratch:
@@ -64,6 +75,7 @@ def make_bundle(
         content = {"manifest.json": asked}
         for name, place in places.items():
             content |= collect_files(place / CONTENT, name)
+        observed = _observed_files(folder, places)
         digest = content_digest(
             {f"{CONTENT}/{name}": sha256_file(path) for name, path in content.items()}
         )
@@ -72,17 +84,20 @@ def make_bundle(
         written = found is None or not _same_receipts(target, places)
         if written:
             set_aside(target, "replaced")
-            write_bundle(
-                target,
+            page = Path(scratch) / REPORT_FILE
+            write_report(_report_input(manifest, digest, content, observed), page)
+            sources = BundleSources(
                 name=manifest.name,
                 content=content,
-                observed=_observed_files(folder, places),
+                observed={**observed, REPORT_FILE: page},
                 manifest=manifest.as_dict(),
                 lock=lock.to_dict(),
-                key=load_or_create_key(key_dir),
+                steps=_describe_steps(manifest, receipts, sha256_file(asked)),
+                dependencies=_declarations(receipts),
                 levels=LEVELS,
                 metadata=_times(receipts),
             )
+            write_bundle(target, sources, signer())
             found = verify_bundle(target, key_dir=key_dir)
     if found is None or not found.intact or found.key_id is None:
         raise BundleNotIntactError(
@@ -101,14 +116,36 @@ def make_bundle(
 
 
 def identity_of(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as far as it decides the result: not where the data lies, not what is expected.
+    """The manifest as far as it decides the result.
+
+    Not where files lie, what is expected, or which engine runs the stages.
 
     The manifest as it was written goes into ``observed/`` and, normalized, into the statement.
     """
     value = manifest.as_dict()
     value.pop("expect", None)
     value["dataset"] = {name: item for name, item in value["dataset"].items() if name != "root"}
+    for name in ("init", "tokenizer"):
+        value["train"][name] = without_place(value["train"][name])
+    value["runtime"] = result_runtime(manifest)
+    value["eval"]["checkout"] = checkout_without_place(value["eval"]["checkout"])
     return value
+
+
+def _report_input(
+    manifest: Manifest, digest: str, content: Mapping[str, Path], observed: Mapping[str, Path]
+) -> ReportInput:
+    """What the report inside the bundle is made from: the bundle's files as they will lie there."""
+    files = {f"{CONTENT}/{name}": path for name, path in content.items()}
+    files |= {f"{OBSERVED}/{name}": path for name, path in observed.items()}
+    return ReportInput(
+        files=files,
+        name=manifest.name,
+        manifest=manifest.as_dict(),
+        content_digest=digest,
+        levels=LEVELS,
+        place=f"{OBSERVED}/{REPORT_FILE}",
+    )
 
 
 def _find_intact(target: Path, digest: str, key_dir: Path | None) -> VerifyReport | None:
@@ -130,27 +167,67 @@ def _same_receipts(target: Path, places: Mapping[str, Path]) -> bool:
 
 def _observed_files(folder: RunFolder, places: Mapping[str, Path]) -> dict[str, Path]:
     files = {"manifest.yaml": folder.manifest_path, "lock.json": folder.lock_path}
+    files |= collect_files(folder.environment_dir, "environment")
     for name, place in places.items():
         files[f"receipts/{name}.json"] = place / RECEIPT_FILE
         files |= collect_files(place / OBSERVED, name)
     return files
 
 
+def _describe_steps(
+    manifest: Manifest, receipts: Mapping[str, Receipt], manifest_sha256: str
+) -> list[Step]:
+    """The stages as a bundle records them; every one reads the normalized manifest."""
+    steps: list[Step] = []
+    for stage in stages_for(manifest):
+        receipt = receipts[stage.name]
+        products = {f"{stage.name}/{path}": sha for path, sha in receipt.outputs.items()}
+        declared = f"{stage.name}/{DECLARATION}"
+        inputs = {"manifest.json": manifest_sha256}
+        if declared in products:
+            inputs[declared] = products[declared]
+        started, ended = _interval(receipt)
+        steps.append(
+            Step(
+                name=stage.name,
+                upstream=stage.upstream,
+                products=products,
+                inputs=inputs,
+                command=("appliance", "stage", stage.name),
+                started_on=_rfc3339(started),
+                finished_on=_rfc3339(ended),
+            )
+        )
+    return steps
+
+
+def _declarations(receipts: Mapping[str, Receipt]) -> list[Dependency]:
+    """What was signed before a stage began is something the result was made from."""
+    return [
+        Dependency(
+            name="pre-registration",
+            digest=f"sha256:{receipt.outputs[DECLARATION]}",
+            annotations={"path": f"{OBSERVED}/{name}/{PREREGISTRATION_FILE}"},
+        )
+        for name, receipt in receipts.items()
+        if DECLARATION in receipt.outputs
+    ]
+
+
 def _times(receipts: Mapping[str, Receipt]) -> RunMetadata:
     """When the first stage started and the last one ended, from the receipts."""
-    starts = [
-        datetime.datetime.fromisoformat(receipt.times["started_utc"])
-        for receipt in receipts.values()
-    ]
-    ends = [
-        start + datetime.timedelta(seconds=float(receipt.times["seconds"]))
-        for start, receipt in zip(starts, receipts.values(), strict=True)
-    ]
+    intervals = [_interval(receipt) for receipt in receipts.values()]
     return RunMetadata(
         invocation_id=None,
-        started_on=_rfc3339(min(starts)),
-        finished_on=_rfc3339(max(ends)),
+        started_on=_rfc3339(min(start for start, _ in intervals)),
+        finished_on=_rfc3339(max(end for _, end in intervals)),
     )
+
+
+def _interval(receipt: Receipt) -> tuple[datetime.datetime, datetime.datetime]:
+    """When a stage started and ended; a stage that was continued counts from its last start."""
+    start = datetime.datetime.fromisoformat(receipt.times["started_utc"])
+    return start, start + datetime.timedelta(seconds=float(receipt.times["seconds"]))
 
 
 def _rfc3339(moment: datetime.datetime) -> str:

@@ -17,7 +17,7 @@ from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.stages.cache import StageCache
 from appliance.stages.definition import Stage
-from appliance.stages.environment import stage_environment_parts
+from appliance.stages.environment import locked_environment_parts
 from appliance.stages.receipt import Receipt, find_damage, read_receipt, stage_key
 from appliance.stages.run_folder import RunFolder
 
@@ -62,16 +62,16 @@ def build_key_parts(
     stage: Stage, manifest: Manifest, lock: Lock, upstream: Mapping[str, str]
 ) -> dict[str, Any]:
     """Everything that decides the result of ``stage``; ``upstream`` holds content digests."""
-    parts = stage.manifest_part(manifest)
+    parts = dict(stage.manifest_part(manifest))
     return {
         "stage": stage.name,
         "stage_version": stage.version,
-        "manifest": dict(parts),
+        "manifest": parts,
         "dataset": {name: lock.dataset[name] for name in ("fingerprint", "media")},
-        "files": dict(lock.files),
+        "files": {key: value for key, value in lock.files.items() if _takes(parts, key)},
         "inputs": dict(sorted(upstream.items())),
-        "environment": stage_environment_parts(
-            stage.rooms, stage.packages, _result_runtime(manifest)
+        "environment": locked_environment_parts(
+            lock, stage.rooms, stage.packages, result_runtime(manifest)
         ),
     }
 
@@ -196,6 +196,15 @@ def _decide_waiting(
     return Decision(stage=stage.name, action=action, changes=changes, waits_for=waits_for)
 
 
-def _result_runtime(manifest: Manifest) -> dict[str, Any]:
+def _takes(parts: Mapping[str, Any], key: str) -> bool:
+    """Whether the file named by the manifest's ``key`` belongs to a stage with these parts."""
+    value: Any = parts
+    for step in key.split(".")[:-1]:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return isinstance(value, Mapping)
+
+
+def result_runtime(manifest: Manifest) -> dict[str, Any]:
+    """The part of ``runtime`` that decides results; which engine runs a stage is none of it."""
     runtime = manifest.as_dict()["runtime"]
     return {name: runtime[name] for name in ("cpu_threads", "cpu_max_isa", "gpus")}

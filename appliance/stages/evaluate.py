@@ -7,71 +7,56 @@ result form. The checkpoint's leaves must be those the train stage recorded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from appliance.digest import tree_digest
-from appliance.errors import CheckpointError
-from appliance.files import read_json
 from appliance.manifest.model import Manifest
-from appliance.policy.presets import PRESETS, TrainConfig
-from appliance.simulator.spec import SimulatorSpec
 from appliance.stages.definition import Stage, StageContext
-from appliance.stages.train import EXP_NAME
+from appliance.stages.pins import checkout_without_place, without_place
+from appliance.stages.simulators import ChosenSimulator, cameras_of, choose_simulator, picture_size
+from appliance.stages.trained_policy import find_after_training, open_policy
+
+if TYPE_CHECKING:
+    from appliance.evaluation.request import EvalRequest
 
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
-    return {"eval": manifest.as_dict()["eval"], "train": {"config": manifest.train.config}}
+    train = manifest.as_dict()["train"]
+    part = manifest.as_dict()["eval"]
+    return {
+        "eval": {**part, "checkout": checkout_without_place(part["checkout"])},
+        "train": {"config": train["config"], "tokenizer": without_place(train["tokenizer"])},
+    }
 
 
 def _run(context: StageContext) -> None:
-    from appliance.evaluation.checkpoints import find_checkpoint
     from appliance.evaluation.driver import evaluate
-    from appliance.evaluation.request import EvalRequest
-    from appliance.norm_stats.files import read_norm_stats
-    from appliance.policy.checkpoint import digest_leaves, load_params
-    from appliance.policy.inference import Policy
-    from appliance.policy.parameters import abstract_params
-    from appliance.simulator.worker import SimulatorProcess
 
     part = context.manifest.eval
-    config = PRESETS[context.manifest.train.config]
-    checkpoints = context.inputs["train"] / "artifacts" / "checkpoints" / config.name / EXP_NAME
-    step, folder = find_checkpoint(checkpoints, part.checkpoint)
-    params = load_params(folder / "params", abstract_params(config.model))
-    leaves = digest_leaves(params)
-    _check_leaves(context.inputs["train"], step, leaves)
-    policy = Policy(
-        params,
-        config,
-        read_norm_stats(context.inputs["norm_stats"] / "content" / "norm_stats.json"),
+    opened = open_policy(
+        find_after_training(
+            context.manifest,
+            context.inputs["train"],
+            context.inputs["norm_stats"],
+            part.checkpoint,
+            manifest_dir=context.manifest_dir,
+        ),
         sampling_steps=part.sampling_steps,
     )
-    spec = _simulator_spec(context.manifest, config)
+    simulator = choose_simulator(
+        context.manifest,
+        manifest_dir=context.manifest_dir,
+        cameras=cameras_of(opened.config),
+        image_size=picture_size(*opened.config.model.image_size),
+    )
     evaluate(
-        EvalRequest(
-            task=part.task,
-            task_config=part.task_config,
-            simulator={"name": part.simulator, **spec.as_record()},
-            policy={
-                "config": config.name,
-                "checkpoint": step,
-                "params": tree_digest(leaves),
-                "sampling_steps": part.sampling_steps,
-            },
-            episodes=part.episodes,
-            seed=part.seed,
-            policy_seed=part.policy_seed,
-            instruction_type=part.instruction_type,
-            action_steps=part.action_steps,
-            trials=None if part.trials is None else tuple(part.trials),
-            video=part.video,
+        make_request(
+            context.manifest,
+            simulator,
+            opened.identity,
             workers=min(context.manifest.runtime.cpu_threads, part.episodes),
         ),
-        policy,
-        lambda number: SimulatorProcess(
-            spec, log_path=context.observed / f"simulator-{number}.log"
-        ),
+        opened.policy,
+        simulator.factory(context.observed),
         content_dir=context.content,
         observed_dir=context.observed,
         artifacts_dir=context.artifacts,
@@ -79,32 +64,28 @@ def _run(context: StageContext) -> None:
     )
 
 
-def _simulator_spec(manifest: Manifest, config: TrainConfig) -> SimulatorSpec:
-    """Only the cameras the policy reads, at the size it reads them."""
-    height_px, width_px = config.model.image_size
+def make_request(
+    manifest: Manifest, simulator: ChosenSimulator, policy: Mapping[str, Any], *, workers: int
+) -> EvalRequest:
+    """The evaluation a manifest asks for, of the policy that the records name by ``policy``."""
+    from appliance.evaluation.request import EvalRequest
+
     part = manifest.eval
-    return SimulatorSpec(
+    return EvalRequest(
         task=part.task,
         task_config=part.task_config,
-        embodiment=part.embodiment,
-        planner=part.planner,
-        shader=part.shader,
-        cameras=tuple(camera for camera, _ in config.cameras),
-        image_size=(width_px, height_px),
+        simulator=simulator.record,
+        policy=policy,
+        episodes=part.episodes,
+        seed=part.seed,
+        policy_seed=part.policy_seed,
+        instruction_type=part.instruction_type,
+        action_steps=part.action_steps,
+        query_batch=part.query_batch,
+        trials=None if part.trials is None else tuple(part.trials),
+        video=part.video,
+        workers=workers,
     )
-
-
-def _check_leaves(train: Path, step: int, leaves: Mapping[str, str]) -> None:
-    recorded = read_json(train / "content" / "checkpoint_leaves.json")[str(step)]
-    changed = sorted(
-        name for name in {*recorded, *leaves} if recorded.get(name) != leaves.get(name)
-    )
-    if changed:
-        raise CheckpointError(
-            f"checkpoint {step} in {train}: {len(changed)} parameters are not those that training"
-            f" recorded, first {changed[0]}. The checkpoint was changed after training; run the"
-            " train stage again."
-        )
 
 
 STAGE = Stage(
@@ -127,6 +108,7 @@ STAGE = Stage(
         "transforms3d",
         "torch",
         "av",
+        "sentencepiece",
     ),
     manifest_part=_manifest_part,
     run=_run,

@@ -18,9 +18,15 @@ from appliance.errors import StageFailedError, StorageError
 from appliance.files import read_json, remove_leftovers, storage_errors
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
+from appliance.stages import spot_check
 from appliance.stages.decide import build_key_parts, read_previous
 from appliance.stages.definition import Progress, Stage, StageContext
-from appliance.stages.environment import describe_host
+from appliance.stages.environment import (
+    OwnEnvironment,
+    describe_host,
+    find_environment_changes,
+)
+from appliance.stages.installed import ENVIRONMENT_FILE, write_environment
 from appliance.stages.manifest import read_manifest
 from appliance.stages.receipt import (
     Receipt,
@@ -33,7 +39,12 @@ from appliance.stages.receipt import (
 from appliance.stages.registry import find_stage
 from appliance.stages.run_folder import RunFolder
 
+_SHOWN_CHANGES = 3
+
 logger = logging.getLogger(__name__)
+
+# The stages that load the heavy libraries; they may run in different environments.
+ENVIRONMENT_STAGES = ("train", "evaluate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +84,11 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
     Raises the stage's own errors, and StageFailedError when an upstream stage is not finished.
     """
     run = load_run(run_dir)
-    stage = find_stage(run.manifest, name)
+    if name == spot_check.NAME:
+        stage = spot_check.stage(run.manifest, spot_check.read_spot_check(run.folder))
+    else:
+        stage = find_stage(run.manifest, name)
+    _check_environment(run, stage)
     inputs, digests = _finished_inputs(run, stage)
     key_parts = build_key_parts(stage, run.manifest, run.lock, digests)
     key = stage_key(key_parts)
@@ -95,6 +110,8 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
         progress=progress,
     )
     times = _timed(lambda: stage.run(context), f"stage {name} in {folder}")
+    if name in ENVIRONMENT_STAGES:
+        write_environment(context.observed / ENVIRONMENT_FILE, stage.packages, run.scratch_dir)
     outputs = digest_outputs(folder)
     receipt = Receipt(
         stage=name,
@@ -115,6 +132,17 @@ def record_stage(folder: RunFolder, stage: str, place: Path) -> None:
     state = folder.read_state()
     state["stages"] = {**state.get("stages", {}), stage: place.name}
     folder.write_state(state)
+
+
+def _check_environment(run: LoadedRun, stage: Stage) -> None:
+    """See that this process is what the lock says. Raises StageFailedError naming what is not."""
+    changes = find_environment_changes(run.lock, OwnEnvironment(), stage.rooms, stage.packages)
+    if changes:
+        raise StageFailedError(
+            f"The stage {stage.name} cannot run: its environment is not the one in"
+            f" {run.folder.lock_path} ({'; '.join(changes[:_SHOWN_CHANGES])}). It changed since the"
+            " run began: run the same command again."
+        )
 
 
 def _finished_inputs(run: LoadedRun, stage: Stage) -> tuple[dict[str, Path], dict[str, str]]:

@@ -1,18 +1,65 @@
-"""What a manifest pins of its dataset, compared with what lies there."""
+"""What a manifest pins of its dataset and other files, compared with what lies there."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from appliance.dataset.fingerprint import Fingerprint
-from appliance.errors import DatasetError
+from appliance.errors import CheckpointError, DatasetError
 from appliance.manifest.model import Manifest
+
+if TYPE_CHECKING:
+    from appliance.dataset.fingerprint import Fingerprint
+
+TREE_PREFIX = "sha256-tree-v1:"
 
 
 def dataset_root(manifest: Manifest) -> Path:
     """Where the dataset lies; a relative ``dataset.root`` counts from the manifest's folder."""
     return (manifest.base_dir / manifest.dataset.root).resolve()
+
+
+def named_files(manifest: Manifest) -> dict[str, Path]:
+    """The files and folders beside the dataset that a manifest names, by the key that names them.
+
+    These are what a stage needs to be shown where it sees nothing else of the host.
+    """
+    norm_stats, train, checkout = manifest.norm_stats, manifest.train, manifest.eval.checkout
+    written = {
+        "norm_stats.path": norm_stats.path,
+        "train.init.checkpoint": None if train.init is None else train.init.checkpoint,
+        "train.tokenizer.path": None if train.tokenizer is None else train.tokenizer.path,
+        "eval.checkout.path": None if checkout is None else checkout.path,
+    }
+    return {key: manifest.base_dir / path for key, path in written.items() if path is not None}
+
+
+def without_place(named: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A part that names a file, reduced to what decides a result: its digest."""
+    return None if named is None else {"sha256": named["sha256"]}
+
+
+def checkout_without_place(checkout: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``eval.checkout`` reduced to what decides a result; the lock's digests stand beside it."""
+    return None if checkout is None else {"tree": checkout["tree"]}
+
+
+def check_weights_form(path: Path, sha256: str) -> None:
+    """See that weights are there and pinned in the form that fits. Raises CheckpointError."""
+    if not path.exists():
+        raise CheckpointError(
+            f"train.init.checkpoint: {path} is missing. Check the path; weights are files you"
+            " supply."
+        )
+    if path.is_dir() == sha256.startswith(TREE_PREFIX):
+        return
+    form = f"by `{TREE_PREFIX}` and its tree digest" if path.is_dir() else "by its plain SHA-256"
+    raise CheckpointError(
+        f"train.init.sha256: {path} is a {'folder' if path.is_dir() else 'file'}, which is pinned"
+        f" {form}. Correct the digest, or name what it belongs to."
+    )
 
 
 def check_fingerprint(

@@ -9,16 +9,28 @@ from __future__ import annotations
 from appliance.dataset.columns import read_columns, read_info
 from appliance.dataset.fingerprint import fingerprint_columns
 from appliance.digest import sha256_file
+from appliance.errors import SimulatorError
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.norm_stats.files import find_norm_stats
-from appliance.stages.environment import describe_platform, package_versions, source_digests
-from appliance.stages.pins import check_fingerprint, dataset_root, media_figure
+from appliance.policy.tokenizer import check_tokenizer_digest
+from appliance.stages.environment import IMAGE, Environment, OwnEnvironment
+from appliance.stages.pins import (
+    check_fingerprint,
+    check_weights_form,
+    dataset_root,
+    media_figure,
+    named_files,
+)
 from appliance.stages.registry import stages_for
 
 
-def resolve_lock(manifest: Manifest) -> Lock:
-    """Resolve ``manifest`` on this machine. Raises DatasetError when the dataset is not the one."""
+def resolve_lock(manifest: Manifest, environment: Environment | None = None) -> Lock:
+    """Resolve ``manifest`` for ``environment``; None is this very installation.
+
+    Raises DatasetError when the dataset is not the pinned one.
+    """
+    environment = environment or OwnEnvironment()
     root = dataset_root(manifest)
     info = read_info(root)
     columns = read_columns(root)
@@ -41,19 +53,58 @@ def resolve_lock(manifest: Manifest) -> Lock:
         files=_file_digests(manifest),
         packages={
             name: version
-            for name, version in package_versions(
+            for name, version in environment.package_versions(
                 {name for stage in stages for name in stage.packages}
             ).items()
             if version is not None
         },
-        platform=describe_platform(),
-        sources=source_digests({room for stage in stages for room in stage.rooms}),
+        platform={
+            **environment.platform,
+            **({} if environment.image is None else {IMAGE: environment.image}),
+        },
+        sources=environment.source_digests({room for stage in stages for room in stage.rooms}),
     )
 
 
 def _file_digests(manifest: Manifest) -> dict[str, str]:
-    """Digests of the files a manifest names without pinning them."""
-    if manifest.norm_stats.path is None:
+    """Digests of the files a manifest names, by the key that names them.
+
+    A tokenizer is read here; weights are many gigabytes, so that only their presence and form are
+    looked at: training reads them against the manifest's digest. Raises NormStatsError,
+    CheckpointError.
+    """
+    digests: dict[str, str] = {}
+    for key, path in named_files(manifest).items():
+        if key == "eval.checkout.path":
+            digests |= _checkout_digests(manifest)
+        elif key == "norm_stats.path":
+            digests[key] = sha256_file(find_norm_stats(path))
+        elif key == "train.tokenizer.path" and manifest.train.tokenizer is not None:
+            check_tokenizer_digest(path, manifest.train.tokenizer.sha256)
+            digests[key] = manifest.train.tokenizer.sha256
+        elif manifest.train.init is not None:
+            check_weights_form(path, manifest.train.init.sha256)
+            digests[key] = manifest.train.init.sha256
+    return digests
+
+
+def _checkout_digests(manifest: Manifest) -> dict[str, str]:
+    """What a RoboTwin checkout's results depend on. Raises SimulatorError when it is another."""
+    from appliance.simulator.checkout import digest_checkout, digest_environment
+
+    part = manifest.eval.checkout
+    if part is None:
         return {}
-    path = find_norm_stats(manifest.base_dir / manifest.norm_stats.path)
-    return {"norm_stats.path": sha256_file(path)}
+    root = manifest.base_dir / part.path
+    found = digest_checkout(root)
+    if part.tree is not None and part.tree != found.code:
+        raise SimulatorError(
+            f"eval.checkout.tree: the checkout in {root} is not the one this manifest was written"
+            f" for.\n  pinned: {part.tree}\n  found:  {found.code}\nRestore the checkout, or, if"
+            f" the change is meant, put the found value into {manifest.source_path}."
+        )
+    return {
+        "eval.checkout.tree": found.code,
+        "eval.checkout.assets": found.assets,
+        "eval.checkout.environment": digest_environment(manifest.base_dir / part.python),
+    }

@@ -7,20 +7,29 @@ leaves and a copy of the plan. Artifacts: the checkpoints themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from appliance.manifest.model import Manifest
 from appliance.policy.presets import PRESETS
 from appliance.stages.definition import Stage, StageContext
 from appliance.stages.norm_stats import asset_id
+from appliance.stages.pins import without_place
+
+if TYPE_CHECKING:
+    from appliance.training.processes import Layout
+    from appliance.training.request import TrainRequest
 
 EXP_NAME = "run"
-# Settings of the train part that change no result.
+# Settings of the train part that change no result; of a file, its digest does and its place not.
 _NEUTRAL = ("num_workers",)
+_FILES = ("init", "tokenizer")
 
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
     part = manifest.as_dict()["train"]
+    for name in _FILES:
+        part[name] = without_place(part[name])
     return {
         "train": {name: value for name, value in part.items() if name not in _NEUTRAL},
         "dataset": {"repo_id": manifest.dataset.repo_id},
@@ -52,38 +61,43 @@ def stage(*, with_plan: bool) -> Stage:
             "av",
             "numpy",
             "pyarrow",
+            "sentencepiece",
         ),
         manifest_part=_manifest_part,
         run=_run,
     )
 
 
-def _run(context: StageContext) -> None:
-    from appliance.training.optimizer import FreezeMode
-    from appliance.training.processes import Folders, Layout, train_by_layout
-    from appliance.training.request import InitialWeights, TrainRequest
+def build_request(
+    manifest: Manifest,
+    *,
+    manifest_dir: Path,
+    dataset_root: Path,
+    norm_stats_path: Path,
+    plan_path: Path | None,
+    cache_dir: Path | None,
+) -> TrainRequest:
+    """What the train part of ``manifest`` asks of training; nothing heavy is imported for it."""
+    from appliance.training.request import InitialWeights, TokenizerFile, TrainRequest
     from appliance.training.schedule import BudgetRule, RepeatRule
 
-    manifest = context.manifest
     part = manifest.train
-    plan = context.inputs.get("plan")
-    freeze_mode: FreezeMode = "strong" if part.freeze_mode == "strong" else "default"
-    request = TrainRequest(
+    return TrainRequest(
         config=PRESETS[part.config],
         exp_name=EXP_NAME,
         repo_id=manifest.dataset.repo_id,
-        dataset_root=context.dataset_root,
-        norm_stats_path=context.inputs["norm_stats"] / "content" / "norm_stats.json",
+        dataset_root=dataset_root,
+        norm_stats_path=norm_stats_path,
         num_train_steps=part.steps,
         batch_size=part.batch_size,
         seed=part.seed,
         num_workers=part.num_workers,
         sampler=part.sampler,
         fsdp_devices=part.fsdp_devices,
-        sampling_plan_path=None if plan is None else plan / "content",
+        sampling_plan_path=plan_path,
         sampler_seed_override=part.sampler_seed_override,
         sampler_replacement_override=part.sampler_replacement_override,
-        freeze_mode=freeze_mode,
+        freeze_mode="strong" if part.freeze_mode == "strong" else "default",
         budget_aware_schedule=part.budget_aware_schedule,
         budget=BudgetRule(
             warmup_ratio=part.budget_warmup_ratio,
@@ -100,18 +114,46 @@ def _run(context: StageContext) -> None:
         init=None
         if part.init is None
         else InitialWeights(
-            checkpoint=context.manifest_dir / part.init.checkpoint, sha256=part.init.sha256
+            checkpoint=manifest_dir / part.init.checkpoint, sha256=part.init.sha256
         ),
+        tokenizer=None
+        if part.tokenizer is None
+        else TokenizerFile(path=manifest_dir / part.tokenizer.path, sha256=part.tokenizer.sha256),
         resume=True,
+        cache_dir=cache_dir,
+    )
+
+
+def stage_request(context: StageContext) -> TrainRequest:
+    """The request of a stage that trains, from the files of its upstream stages."""
+    plan = context.inputs.get("plan")
+    return build_request(
+        context.manifest,
+        manifest_dir=context.manifest_dir,
+        dataset_root=context.dataset_root,
+        norm_stats_path=context.inputs["norm_stats"] / "content" / "norm_stats.json",
+        plan_path=None if plan is None else plan / "content",
         cache_dir=context.scratch_dir / "frames",
     )
+
+
+def _run(context: StageContext) -> None:
+    from appliance.training.processes import Folders, train_by_layout
+
     train_by_layout(
-        request,
+        stage_request(context),
         Folders(content=context.content, observed=context.observed, artifacts=context.artifacts),
-        Layout(
-            processes=part.processes,
-            cpu_devices=part.cpu_devices,
-            gpus=manifest.runtime.gpus,
-        ),
+        stage_layout(context.manifest),
         context.progress,
+    )
+
+
+def stage_layout(manifest: Manifest) -> Layout:
+    """How the processes of a stage that trains are spread."""
+    from appliance.training.processes import Layout
+
+    return Layout(
+        processes=manifest.train.processes,
+        cpu_devices=manifest.train.cpu_devices,
+        gpus=manifest.runtime.gpus,
     )

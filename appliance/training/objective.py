@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import jax
@@ -10,8 +11,7 @@ import jax.numpy as jnp
 from appliance.digest import digest_files, sha256_file, tree_digest
 from appliance.errors import CheckpointError
 from appliance.policy.augment import augment_batch
-from appliance.policy.checkpoint import load_params
-from appliance.policy.initialization import init_params
+from appliance.policy.initialization import init_leaf
 from appliance.policy.observation import make_observation
 from appliance.policy.parameters import (
     abstract_params,
@@ -20,15 +20,15 @@ from appliance.policy.parameters import (
     nest_params,
 )
 from appliance.policy.presets import FreezeConfig, TrainConfig
+from appliance.policy.weights import load_weights
 from appliance.training.optimizer import FlatParams
 from appliance.training.request import InitialWeights
 from appliance.training.step import Batch, LossFunction
 
+logger = logging.getLogger(__name__)
+
 STATE_NOISE = "state_noise"
 """Key of a batch under which the scaled state noise (or None) travels beside the items."""
-
-LORA_PATTERN = r".*lora.*"
-"""Leaves that a checkpoint to start from may lack: adapters start at random."""
 
 
 def stored_type(path: str, freeze: FreezeConfig) -> Any:
@@ -39,22 +39,32 @@ def stored_type(path: str, freeze: FreezeConfig) -> Any:
 def initial_params(
     config: TrainConfig, seed: int, freeze: FreezeConfig, init: InitialWeights | None
 ) -> FlatParams:
-    """Random parameters of ``seed``, or those of a checkpoint with only its missing adapters drawn.
+    """Random parameters of ``seed``, or given weights with only what they lack drawn.
 
-    Raises CheckpointError when the checkpoint is not the one named or does not fit.
+    Leaves are converted one by one, so that the loaded and the stored form of large weights are
+    never whole at the same time. Raises CheckpointError when the weights are not the ones named or
+    do not fit.
     """
     loaded: dict[str, Any] = {}
     if init is not None:
         check_weights_digest(init)
-        may_miss = (LORA_PATTERN,) if LORA_PATTERN in freeze.trained else ()
-        expected = abstract_params(config.model)
-        loaded = flatten_params(load_params(init.checkpoint, expected, may_miss=may_miss))
-    if loaded.keys() < flatten_params(abstract_params(config.model)).keys():
-        loaded = {**flatten_params(init_params(config.model, seed)), **loaded}
-    return {
-        path: jnp.array(leaf, stored_type(path, freeze), copy=True)
-        for path, leaf in sorted(loaded.items())
-    }
+        loaded = load_weights(init.checkpoint, config.model)
+    params: FlatParams = {}
+    drawn = 0
+    for path in flatten_params(abstract_params(config.model)):
+        leaf = loaded.pop(path, None)
+        if leaf is None:
+            leaf = init_leaf(config.model, seed, path)
+            drawn += 1
+        params[path] = jnp.array(leaf, stored_type(path, freeze), copy=True)
+    if init is not None:
+        logger.info(
+            "%s: %d parameters start from it, %d at random",
+            init.checkpoint,
+            len(params) - drawn,
+            drawn,
+        )
+    return params
 
 
 def check_weights_digest(init: InitialWeights) -> None:

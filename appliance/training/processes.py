@@ -8,13 +8,14 @@ one fails, the others, which would wait for it for ever, are ended too; what was
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import multiprocessing
 import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -27,6 +28,9 @@ from appliance.training.request import ProgressCallback, TrainRequest
 GRACE_S = 2.0
 """How long the others may take to say what they know when one process has failed."""
 _PR_SET_PDEATHSIG = 1
+
+
+Work = Callable[[ProgressCallback], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +73,7 @@ class _Done:
 class _Start:
     """What a process is started with; ``parent`` and ``level`` are this one's pid and log level."""
 
-    request: TrainRequest
-    folders: Folders
+    work: Work
     layout: Layout
     rank: int
     address: str
@@ -87,10 +90,21 @@ class _Member:
 def train_by_layout(
     request: TrainRequest, folders: Folders, layout: Layout, on_progress: ProgressCallback
 ) -> None:
-    """``loop.train`` in this process, or in ``layout.processes`` new ones.
+    """``loop.train`` by ``layout``; raises what ``run_by_layout`` does."""
+    run_by_layout(functools.partial(_train, request, folders), layout, on_progress)
 
-    To be called before jax has started its devices. Raises ApplianceError as ``train`` does, and
-    StageFailedError when a process was killed.
+
+def _train(request: TrainRequest, folders: Folders, on_progress: ProgressCallback) -> None:
+    from appliance.training.loop import train
+
+    train(request, folders.content, folders.observed, folders.artifacts, on_progress)
+
+
+def run_by_layout(work: Work, layout: Layout, on_progress: ProgressCallback) -> None:
+    """``work`` in this process, or in each of ``layout.processes`` new ones.
+
+    ``work`` can be pickled. To be called before jax has started its devices. Raises ApplianceError
+    as ``work`` does, and StageFailedError when a process was killed.
     """
     if layout.gpus % layout.processes:
         raise TrainingError(
@@ -98,18 +112,14 @@ def train_by_layout(
             " train.processes or runtime.gpus."
         )
     if layout.processes > 1:
-        _train_together(request, folders, layout, on_progress)
+        _run_together(work, layout, on_progress)
         return
-    from appliance.training.loop import train
-
     _make_cpu_devices(layout.cpu_devices)
-    train(request, folders.content, folders.observed, folders.artifacts, on_progress)
+    work(on_progress)
 
 
-def _train_together(
-    request: TrainRequest, folders: Folders, layout: Layout, on_progress: ProgressCallback
-) -> None:
-    members = _start_members(request, folders, layout)
+def _run_together(work: Work, layout: Layout, on_progress: ProgressCallback) -> None:
+    members = _start_members(work, layout)
     try:
         _follow(members, on_progress)
     finally:
@@ -119,7 +129,7 @@ def _train_together(
             member.connection.close()
 
 
-def _start_members(request: TrainRequest, folders: Folders, layout: Layout) -> list[_Member]:
+def _start_members(work: Work, layout: Layout) -> list[_Member]:
     context = multiprocessing.get_context("spawn")
     address = f"127.0.0.1:{_find_free_port()}"
     level = logging.getLogger().level
@@ -127,8 +137,7 @@ def _start_members(request: TrainRequest, folders: Folders, layout: Layout) -> l
     for rank in range(layout.processes):
         ours, theirs = context.Pipe(duplex=False)
         start = _Start(
-            request=request,
-            folders=folders,
+            work=work,
             layout=layout,
             rank=rank,
             address=address,
@@ -198,14 +207,12 @@ def _explain(failures: Sequence[tuple[_Member, _Failure]]) -> ApplianceError:
 
 def _run_member(connection: Connection, start: _Start) -> None:
     """The whole life of one process."""
-    layout, folders = start.layout, start.folders
+    layout = start.layout
     _die_with(start.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the collectives library prints there
     logging.basicConfig(level=start.level if start.rank == 0 else logging.ERROR)
     import jax
-
-    from appliance.training.loop import train
 
     def on_progress(done: int, total: int, text: str) -> None:
         if start.rank == 0:
@@ -220,7 +227,7 @@ def _run_member(connection: Connection, start: _Start) -> None:
             local_device_ids=layout.local_gpus(start.rank),
             coordinator_bind_address=start.address,
         )
-        train(start.request, folders.content, folders.observed, folders.artifacts, on_progress)
+        start.work(on_progress)
         jax.distributed.shutdown()  # type: ignore[no-untyped-call]
     except ApplianceError as error:
         _leave(connection, _Failure(error))

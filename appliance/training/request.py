@@ -10,13 +10,15 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.errors import TrainingError
 from appliance.policy.presets import ScheduleConfig, TrainConfig
-from appliance.training.optimizer import FreezeMode
-from appliance.training.sampler import SamplerName
 from appliance.training.schedule import BudgetRule, RepeatRule, fit_budget
+
+if TYPE_CHECKING:
+    from appliance.training.optimizer import FreezeMode
+    from appliance.training.sampler import SamplerName
 
 ProgressCallback = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, a short text)."""

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.assemble import BundleIdentity, write_bundle
+from appliance.bundle.assemble import BundleIdentity, BundleSources, write_bundle
 from appliance.bundle.keys import SigningKey, load_or_create_key
-from appliance.bundle.statement import RunMetadata
-from appliance.digest import sha256_json
+from appliance.bundle.preregistration import PREREGISTRATION_FILE, sign_preregistration
+from appliance.bundle.sbom import Component, describe_components, python_purl
+from appliance.bundle.statement import Dependency, RunMetadata
+from appliance.bundle.step import Step
+from appliance.digest import sha256_bytes, sha256_json
 
 FINGERPRINT = "sha256-content-v1:" + "ab" * 32
 PLAN_SHA256 = "cd" * 32
@@ -27,6 +30,14 @@ MANIFEST: dict[str, Any] = {
         "shader": "minimal",
         "episodes": 4,
     },
+    "expect": {"success_rate": {"value": 0.75, "margin": 0.2, "alpha": 0.05}},
+}
+REGISTRATION = f"train/{PREREGISTRATION_FILE}"
+UPSTREAM = {
+    "plan": (),
+    "norm_stats": ("plan",),
+    "train": ("plan", "norm_stats"),
+    "evaluate": ("norm_stats", "train"),
 }
 LOCK: dict[str, Any] = {
     "manifest_sha256": sha256_json(MANIFEST),
@@ -68,6 +79,22 @@ def content_files(manifest: Mapping[str, Any] = MANIFEST) -> dict[str, bytes]:
 
 def observed_files(note: str = "first") -> dict[str, bytes]:
     return {
+        "train/environment.cdx.json": _json(
+            describe_components(
+                [
+                    Component(name="numpy", version="2.2.6", purl=python_purl("numpy", "2.2.6")),
+                    Component(
+                        name="sapien",
+                        version="3.0.3",
+                        purl=python_purl("sapien", "3.0.3"),
+                        sha256s={"sapien/wrapper/urdf_loader.py": "ef" * 32},
+                    ),
+                ],
+                subject_name="plan-star-appliance",
+                subject_version="1",
+                serial=None,
+            )
+        ),
         "train/log.txt": f"{note}: 4 minutes\n".encode(),
         "evaluate/_metrics.json": _json({"episodes": 4, "successes": 3, "eval_time_sec": 12.5}),
         "evaluate/_result.txt": b"0.75",
@@ -87,6 +114,35 @@ def make_sources(folder: Path, files: Mapping[str, bytes]) -> dict[str, Path]:
     return sources
 
 
+def make_steps(content: Mapping[str, bytes], registration: bytes) -> list[Step]:
+    """Steps as a run has them, with a checkpoint that stays outside the bundle."""
+    shared = {"manifest.json": sha256_bytes(content["manifest.json"])}
+    shared["lock.json"] = sha256_bytes(content["lock.json"])
+    steps = []
+    for number, (name, upstream) in enumerate(UPSTREAM.items()):
+        products = {
+            f"{name}/content/{path.removeprefix(name + '/')}": sha256_bytes(data)
+            for path, data in content.items()
+            if path.startswith(name + "/")
+        }
+        inputs = dict(shared)
+        if name == "train":
+            products["train/artifacts/checkpoints/20/params.bin"] = sha256_bytes(b"parameters")
+            inputs[f"train/observed/{PREREGISTRATION_FILE}"] = sha256_bytes(registration)
+        steps.append(
+            Step(
+                name=name,
+                upstream=upstream,
+                products=products,
+                inputs=inputs,
+                command=("appliance", "stage", name),
+                started_on=f"2026-01-01T0{number}:00:00Z",
+                finished_on=f"2026-01-01T0{number}:30:00Z",
+            )
+        )
+    return steps
+
+
 def make_bundle(
     base: Path,
     *,
@@ -95,20 +151,43 @@ def make_bundle(
     observed: Mapping[str, bytes] | None = None,
     manifest: Mapping[str, Any] | None = None,
     metadata: RunMetadata | None = None,
+    declared: Mapping[str, Any] | None = None,
     name: str = "bundle",
 ) -> BundleIdentity:
-    """A bundle at ``base/name``, signed with the key in ``base/keys`` unless another is given."""
+    """A bundle at ``base/name``, signed with the key in ``base/keys`` unless another is given.
+
+    ``declared`` is the manifest as it was registered before training, if it was another.
+    """
     source = base / f"{name}-sources"
+    signer = load_or_create_key(base / "keys") if key is None else key
+    whole = content_files() if content is None else content
+    registration = sign_preregistration(
+        manifest=MANIFEST if declared is None else declared,
+        lock=LOCK,
+        upstream={"plan": f"sha256-tree-v1:{PLAN_SHA256}"},
+        registered_on="2026-01-01T01:59:00Z",
+        key=signer,
+    )
+    seen = dict(observed_files() if observed is None else observed)
+    if observed is None or declared is not None:
+        seen[REGISTRATION] = registration
+    is_whole = set(content_files()) <= set(whole)
     return write_bundle(
         base / name,
-        name="touch_block-demo50",
-        content=make_sources(source / "c", content_files() if content is None else content),
-        observed=make_sources(source / "o", observed_files() if observed is None else observed),
-        manifest=MANIFEST if manifest is None else manifest,
-        lock=LOCK,
-        key=load_or_create_key(base / "keys") if key is None else key,
-        levels=("R0", "R1"),
-        metadata=metadata,
+        BundleSources(
+            name="touch_block-demo50",
+            content=make_sources(source / "c", whole),
+            observed=make_sources(source / "o", seen),
+            manifest=MANIFEST if manifest is None else manifest,
+            lock=LOCK,
+            steps=make_steps(whole, registration) if is_whole else (),
+            dependencies=[
+                Dependency(name="pre-registration", digest=f"sha256:{sha256_bytes(registration)}")
+            ],
+            levels=("R0", "R1"),
+            metadata=metadata or RunMetadata(),
+        ),
+        signer,
     )
 
 

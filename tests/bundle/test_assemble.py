@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.assemble import collect_files, list_dependencies, write_bundle
+from appliance.bundle.assemble import (
+    BundleSources,
+    collect_files,
+    list_dependencies,
+    write_bundle,
+)
 from appliance.bundle.keys import load_key
 from appliance.bundle.layout import (
     BundleContentError,
@@ -41,7 +46,7 @@ def test_content_digest_is_that_of_the_content_and_of_nothing_else(tmp_path: Pat
     )
     assert first.content_digest == second.content_digest
     assert first.content_digest == tree_digest(digest_files(tmp_path / "first" / "content"))
-    assert first.statement_sha256 != second.statement_sha256
+    assert first.attestation_sha256 != second.attestation_sha256
 
 
 def test_one_changed_content_byte_changes_the_content_digest(tmp_path: Path) -> None:
@@ -131,15 +136,8 @@ def test_bundle_without_content_is_refused(tmp_path: Path) -> None:
 
 
 def write_one_file(place: Path, source: Path, keys: Path) -> None:
-    write_bundle(
-        place,
-        name="x",
-        content={"a": source},
-        observed={},
-        manifest={},
-        lock={},
-        key=load_key(keys),
-    )
+    sources = BundleSources(name="x", content={"a": source}, observed={}, manifest={}, lock={})
+    write_bundle(place, sources, load_key(keys))
 
 
 def test_unwritable_place_is_a_storage_error(tmp_path: Path, pristine: Path) -> None:

@@ -24,7 +24,8 @@ from appliance.bundle.dsse import (
     pre_authentication_encoding,
     sign_envelope,
 )
-from appliance.bundle.keys import SigningKey, describe_public_key
+from appliance.bundle.keys import SigningKey
+from appliance.bundle.public_keys import describe_public_key
 from appliance.bundle.sigstore import decode_attestation, encode_attestation
 
 # The key, payload and signature of the DSSE protocol's own example.
@@ -163,7 +164,8 @@ def test_envelope_in_any_other_form_is_refused(change: dict[str, Any]) -> None:
         lambda data: data.decode().encode("utf-16"),
         lambda data: data.replace(b"v0.3", b"v0.2"),
         lambda data: data.replace(b'"hint":"', b'"hint":"0'),
-        lambda data: data.replace(b'{"publicKey"', b'{"tlogEntries":[],"publicKey"'),
+        lambda data: data.replace(b',"tlogEntries":[]', b""),
+        lambda data: data.replace(b'"tlogEntries":[]', b'"tlogEntries":[],"x":1'),
         lambda data: data.replace(b'"keyid"', b'"keyid":"x","keyid"'),
         lambda data: data.replace(b"application", b"\\u0061pplication", 1),
         lambda _: b"[" * 100_000,
@@ -184,5 +186,8 @@ def test_attestation_is_a_sigstore_bundle_that_names_the_key_by_hint() -> None:
     envelope = sign_envelope(b"{}", IN_TOTO_PAYLOAD_TYPE, make_key())
     value = json.loads(encode_attestation(envelope))
     assert value["mediaType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
-    assert value["verificationMaterial"] == {"publicKey": {"hint": make_key().key_id}}
+    assert value["verificationMaterial"] == {
+        "publicKey": {"hint": make_key().key_id},
+        "tlogEntries": [],
+    }
     assert set(value) == {"mediaType", "verificationMaterial", "dsseEnvelope"}

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from appliance.bundle.describe import describe_claims, format_report, report_to_dict
 from appliance.bundle.dsse import IN_TOTO_PAYLOAD_TYPE, sign_envelope
 from appliance.bundle.facts import FACT_FILES, check_facts, read_claims, read_manifest
 from appliance.bundle.findings import VerifyReport
 from appliance.bundle.keys import SigningKey, load_key
 from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE, PUBLIC_KEY_FILE
 from appliance.bundle.sigstore import encode_attestation
-from appliance.bundle.verify import describe_claims, format_report, report_to_dict, verify_bundle
+from appliance.bundle.verify import verify_bundle
 
 JSON_LEAVES = (
     st.none()

@@ -167,6 +167,6 @@ def test_every_part_of_the_attestation_counts(pristine: Path) -> None:
             kept={**inventory.kept, ATTESTATION_FILE: bytes(spoiled)},
             digests={**inventory.digests, ATTESTATION_FILE: sha256_bytes(bytes(spoiled))},
         )
-        report = judge(pristine, changed, trusted, None)
+        report = judge(pristine, changed, trusted)
         assert report.exit_code == 21, place
         assert is_named(ATTESTATION_FILE, report), place

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from appliance.bundle.describe import format_report, report_to_dict
 from appliance.bundle.dsse import IN_TOTO_PAYLOAD_TYPE, sign_envelope
 from appliance.bundle.findings import Severity, Verdict, VerifyReport
 from appliance.bundle.keys import PUBLIC_KEY_FILE, load_key, load_or_create_key, trust_key
 from appliance.bundle.sigstore import encode_attestation
-from appliance.bundle.verify import format_report, report_to_dict, verify_bundle
+from appliance.bundle.verify import Expected, verify_bundle
 from appliance.errors import SigningKeyError
 from tests.bundle.sample import MANIFEST, PLAN_SHA256, content_files, make_bundle
 
@@ -54,7 +55,7 @@ def test_untouched_bundle_of_the_own_key_is_intact_and_trusted(pristine: Path) -
     assert report.verdict is Verdict.TRUSTED
     assert report.findings == ()
     assert (report.exit_code, report.intact, report.trusted) == (0, True, True)
-    assert report.checks["files"] == 19
+    assert report.checks["files"] == 28
 
 
 def test_without_a_trusted_key_it_is_intact_but_of_unknown_origin(
@@ -293,13 +294,43 @@ def test_folder_in_place_of_a_file_is_found(bundle: Path, pristine: Path) -> Non
     assert ("file-missing", "content/plan/plan_meta.json") in errors(check(bundle, pristine))
 
 
-def test_executable_file_is_a_warning_and_leaves_the_bundle_intact(
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("VERIFY.md", 0o755), ("VERIFY.md", 0o600), ("content/plan", 0o700), ("observed", 0o1755)],
+)
+def test_changed_mode_is_found_and_can_be_ignored_where_a_file_system_keeps_none(
+    bundle: Path, pristine: Path, name: str, mode: int
+) -> None:
+    (bundle / name).chmod(mode)
+    assert errors(check(bundle, pristine)) == {("mode-changed", name)}
+    report = verify_bundle(bundle, key_dir=pristine / "keys", expected=Expected(ignore_modes=True))
+    assert report.trusted
+    assert [(f.code, f.path) for f in report.findings] == [("mode-changed", name)]
+
+
+def test_bundle_of_the_first_version_signed_no_modes_and_stays_valid(
     bundle: Path, pristine: Path
 ) -> None:
+    def forget_modes(statement: dict[str, Any]) -> None:
+        statement["predicate"]["buildDefinition"]["internalParameters"] = {}
+
+    resign(bundle, pristine / "keys", forget_modes)
+    data = (bundle / ATTESTATION).read_bytes()
+    (bundle / ATTESTATION).write_bytes(
+        data.replace(b',"tlogEntries":[]', b"").replace(b'"tlogEntries":[],', b"")
+    )
     (bundle / "VERIFY.md").chmod(0o755)
     report = check(bundle, pristine)
     assert report.trusted
     assert [(f.code, f.path) for f in report.findings] == [("mode-unusual", "VERIFY.md")]
+
+
+def test_old_form_around_a_new_statement_is_a_change(bundle: Path, pristine: Path) -> None:
+    data = (bundle / ATTESTATION).read_bytes()
+    changed = data.replace(b',"tlogEntries":[]', b"")
+    assert changed != data
+    (bundle / ATTESTATION).write_bytes(changed)
+    assert ("attestation-malformed", ATTESTATION) in errors(check(bundle, pristine))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")

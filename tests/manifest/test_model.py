@@ -45,6 +45,7 @@ MANIFESTS = st.fixed_dictionaries(
                 "seed": SEEDS,
                 "budget_warmup_ratio": st.floats(0, 1),
                 "init": st.none() | st.just({"checkpoint": "a/params", "sha256": HEX}),
+                "tokenizer": st.none() | st.just({"path": "a.model", "sha256": HEX}),
                 "sampler_replacement_override": st.none() | st.booleans(),
             },
         ),

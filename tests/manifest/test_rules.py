@@ -7,6 +7,8 @@ from appliance.manifest.rules import RULES
 from tests.manifest.samples import HEX, changed, read, refuse
 
 BASELINE = ("plan:\n  num_episodes_keep: 50\n", "plan: null\nnorm_stats: {subset: none}\n")
+TOKENIZER = f"tokenizer: {{path: a.model, sha256: {HEX}}}"
+INIT = f"init: {{checkpoint: a/params, sha256: {HEX}}}"
 LORA = ("pi0_tiny_aloha_robotwin", "pi0_base_aloha_robotwin_lora")
 
 
@@ -171,7 +173,7 @@ def evaluate(checkpoint: object, **train: object) -> str:
             ),
         ),
         (
-            changed(LORA),
+            changed(LORA, ("batch_size: 16", TOKENIZER)),
             (
                 "train.init: is missing: pi0_base_aloha_robotwin_lora fine-tunes pretrained"
                 " weights (manifests/a.yaml:9). Give init: {checkpoint: ..., sha256: ...}, or"
@@ -200,6 +202,25 @@ def evaluate(checkpoint: object, **train: object) -> str:
             (
                 "train.processes: 2 processes cannot share 3 GPUs evenly (manifests/a.yaml:13)."
                 " Use a divisor of 3, or change runtime.gpus."
+            ),
+        ),
+        (
+            changed(
+                LORA,
+                ("batch_size: 16", f"{TOKENIZER}\n  init: {{checkpoint: gs://a/b, sha256: {HEX}}}"),
+            ),
+            (
+                'train.init.checkpoint: "gs://a/b" is on the network, and stages have none'
+                " (manifests/a.yaml:13). Download it once and name the folder or file; its sha256"
+                " says that it is the same."
+            ),
+        ),
+        (
+            changed(LORA, ("batch_size: 16", INIT)),
+            (
+                "train.tokenizer: is missing: pi0_base_aloha_robotwin_lora reads prompts with"
+                " PaliGemma's SentencePiece model, which is not part of this project"
+                " (manifests/a.yaml:9). Give tokenizer: {path: ..., sha256: ...}."
             ),
         ),
         (
@@ -266,7 +287,8 @@ def test_a_contradiction_is_named_with_every_way_out(text, error):
         changed(more="norm_stats: {mode: reuse, path: a.json, subset: none}\n"),
         changed(("episodes: 20", "episodes: 2\n  trials: [100001, 100000]")),
         changed(("batch_size: 16", "sampler_seed_override: 3\n  plan_aware_lr_scale: true")),
-        changed(LORA, ("batch_size: 16", f"init: {{checkpoint: a/params, sha256: {HEX}}}")),
+        changed(LORA, ("batch_size: 16", f"{INIT}\n  {TOKENIZER}")),
+        changed(("batch_size: 16", TOKENIZER)),
         changed(more="runtime: {engine: docker, gpus: 1}\n"),
         changed(("batch_size: 16", "processes: 2\n  cpu_devices: 2\n  fsdp_devices: 4")),
         changed(("batch_size: 16", "batch_size: 16\n  processes: 2\n  sampler: counter")),
@@ -279,7 +301,7 @@ def test_what_does_not_contradict_itself_is_accepted_without_a_word(text):
 
 
 def test_random_weights_for_a_pretrained_preset_are_accepted_with_a_warning():
-    manifest = read(changed(LORA, ("batch_size: 16", "init: null")))
+    manifest = read(changed(LORA, ("batch_size: 16", f"init: null\n  {TOKENIZER}")))
     (warning,) = manifest.warnings
     assert format_path(warning.path) == "train.init"
     assert warning.text("a.yaml") == (

@@ -18,10 +18,7 @@ REFERENCE_FILE = Path(__file__).parent / "data" / "pi0_tiny_reference.npz"
 
 @pytest.fixture(scope="session")
 def reference() -> Reference:
-    """Parameters, inputs and float32 outputs of openpi for ``reference_config``.
-
-    A reduced copy: keys and values, prefix tokens and large gradients hold every 8th entry.
-    """
+    """Parameters, inputs and outputs of openpi for ``reference_config`` (see data/README.md)."""
     with np.load(REFERENCE_FILE) as file:
         return {name: file[name] for name in file.files}
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from appliance.manifest.rules import SMALL_PRESETS
 from appliance.policy.config import GEMMA_VARIANTS, SIGLIP_VARIANTS, Pi0Config
 from appliance.policy.presets import PRESETS, ROBOT_DIMS
 
@@ -34,6 +35,11 @@ def test_presets_fit_the_robot_and_their_cameras_exist_in_the_model(name: str) -
     assert len(preset.delta_mask) == ROBOT_DIMS <= preset.model.action_dim
     assert [i for i, relative in enumerate(preset.delta_mask) if not relative] == [6, 13]
     assert tuple(key for _, key in preset.cameras) == preset.model.image_keys
+
+
+def test_validation_asks_for_a_tokenizer_where_a_preset_needs_one() -> None:
+    small = {name for name, preset in PRESETS.items() if preset.tokenizer == "byte"}
+    assert set(SMALL_PRESETS) == small
 
 
 def test_the_real_sizes_have_867_tokens() -> None:

@@ -1,0 +1,1 @@
+"""Replays, verdicts and differences: what was computed again, compared with what, and judged."""

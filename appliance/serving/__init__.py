@@ -1,0 +1,1 @@
+"""openpi's policy protocol over websockets, both ways: a server of policies, and a client."""
