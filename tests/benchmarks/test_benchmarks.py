@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.__main__ import BENCHMARKS, run
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.plan_speed import EVERYTHING, run_alone
+from tests.training.small_run import make_norm_stats, make_request
 
 
 @pytest.mark.parametrize("parameters", [{}, EVERYTHING])
@@ -21,6 +23,26 @@ def test_a_plan_is_measured_in_a_process_of_its_own(parameters: dict[str, object
 def test_statistics_and_fingerprints_are_measured() -> None:
     assert run_alone("norm_stats", 2_000)["seconds"] > 0
     assert run_alone("fingerprint", 20_000)["plain_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_training_is_measured_against_a_plain_baseline_that_computes_the_same(
+    tmp_path: Path,
+) -> None:
+    from appliance.training.inputs import read_inputs
+    from tests.benchmarks import train_speed
+
+    make_norm_stats(tmp_path / "norm_stats")
+    request = make_request(tmp_path, num_train_steps=3)
+    inputs = read_inputs(request)
+    figures = [
+        *train_speed.measure_step(request, inputs, 1),
+        *train_speed.measure_epoch(request, inputs, 1.0, 2),
+        *train_speed.measure_device_wait(request, tmp_path / "run"),
+        *train_speed.measure_sampler(1 << 12),
+    ]
+    assert len(figures) == 7
+    assert all(figure.value >= 0 for figure in figures)
 
 
 def test_every_benchmark_has_a_main() -> None:
