@@ -1,4 +1,4 @@
-"""The locked sets and the Dockerfile, as far as text can be judged; installing them is a benchmark."""
+"""The locked sets and the Dockerfile, as text; resolving them for real is a benchmark."""
 
 from __future__ import annotations
 
