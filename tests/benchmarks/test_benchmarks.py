@@ -11,12 +11,8 @@ from tests.benchmarks import evaluation_speed
 from tests.benchmarks.__main__ import BENCHMARKS, run
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.plan_speed import EVERYTHING, run_alone
-<<<<<<< HEAD
 from tests.benchmarks.serving_speed import measure_coding, measure_queries, serving
-||||||| 20c6e33
-=======
 from tests.training.small_run import make_norm_stats, make_request
->>>>>>> 72b63aa37c95bdf717824c423187617e0ff49534
 
 
 @pytest.mark.parametrize("parameters", [{}, EVERYTHING])
@@ -31,7 +27,6 @@ def test_statistics_and_fingerprints_are_measured() -> None:
     assert run_alone("fingerprint", 20_000)["plain_seconds"] > 0
 
 
-<<<<<<< HEAD
 def test_only_the_cameras_a_policy_reads_are_rendered_at_its_size_once_a_query() -> None:
     """Counted where SAPIEN renders, in RoboTwin's own step path."""
     measured = evaluation_speed.run_alone("steps", ["cam_left_wrist"], [32, 24], 4)
@@ -58,8 +53,6 @@ def test_verification_is_measured_on_a_bundle_with_a_checkpoint() -> None:
     assert figures[2].holds
 
 
-||||||| 20c6e33
-=======
 @pytest.mark.slow
 def test_training_is_measured_against_a_plain_baseline_that_computes_the_same(
     tmp_path: Path,
@@ -80,7 +73,6 @@ def test_training_is_measured_against_a_plain_baseline_that_computes_the_same(
     assert all(figure.value >= 0 for figure in figures)
 
 
->>>>>>> 72b63aa37c95bdf717824c423187617e0ff49534
 def test_every_benchmark_has_a_main() -> None:
     for name in BENCHMARKS:
         assert callable(importlib.import_module(f"tests.benchmarks.{name}").main)
