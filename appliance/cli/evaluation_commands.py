@@ -31,7 +31,7 @@ def evaluate(
         Path | None,
         typer.Argument(
             help="The manifest whose eval part is played. Default: the run folder's.",
-            metavar="[MANIFEST]",
+            metavar="MANIFEST",
             show_default=False,
         ),
     ] = None,
@@ -154,18 +154,18 @@ def serve(
     )
 
 
-EvaluationArgument = Annotated[
-    Path,
-    typer.Argument(
-        help="An evaluation: the output of `evaluate`, a run folder, a bundle or its archive.",
-        show_default=False,
-    ),
+_EVALUATION = "An evaluation: the output of `evaluate`, a run folder, a bundle or its archive."
+FirstArgument = Annotated[
+    Path, typer.Argument(help=_EVALUATION, metavar="FIRST", show_default=False)
+]
+SecondArgument = Annotated[
+    Path, typer.Argument(help=_EVALUATION, metavar="SECOND", show_default=False)
 ]
 
 
 def compare(
-    first: EvaluationArgument,
-    second: EvaluationArgument,
+    first: FirstArgument,
+    second: SecondArgument,
     *,
     first_label: Annotated[
         str | None,
