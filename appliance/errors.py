@@ -131,10 +131,40 @@ class RunFolderBusyError(ApplianceError):
 class ImageError(ApplianceError):
     """A container image is missing, cannot be built, or is not the one that was pinned."""
 
-    exit_code = 40
+    exit_code = 34
 
 
 class OutOfMemoryError(ApplianceError):
     """A stage used more memory than its container may."""
 
+    exit_code = 35
+
+
+class ReplayError(ApplianceError):
+    """What is to be replayed or compared is not there, or not as it is asked for."""
+
+    exit_code = 44
+
+
+class NotReproducedError(ApplianceError):
+    """A replay contradicts the original, or its declared claim."""
+
+    exit_code = 40
+
+
+class InconclusiveError(ApplianceError):
+    """A replay contradicts nothing, but could not show what was asked for."""
+
     exit_code = 41
+
+
+class InvalidInputsError(ApplianceError):
+    """A replay was not given what the original was made from."""
+
+    exit_code = 42
+
+
+class DifferentResultsError(ApplianceError):
+    """Two results that were compared are not the same."""
+
+    exit_code = 43

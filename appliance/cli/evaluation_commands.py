@@ -22,6 +22,7 @@ def add_evaluation_commands(app: typer.Typer) -> None:
     """Register these commands."""
     app.command("evaluate")(evaluate)
     app.command("serve")(serve)
+    app.command("compare")(compare)
 
 
 def evaluate(
@@ -30,7 +31,7 @@ def evaluate(
         Path | None,
         typer.Argument(
             help="The manifest whose eval part is played. Default: the run folder's.",
-            metavar="[MANIFEST]",
+            metavar="MANIFEST",
             show_default=False,
         ),
     ] = None,
@@ -63,7 +64,10 @@ def evaluate(
     ] = 600.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a trained policy, or any policy server, as a manifest's eval part says."""
+    """Evaluate a trained policy, or any policy server, as a manifest's eval part says.
+
+    It is played on this machine, whatever engine the manifest names.
+    """
     from appliance.cli.evaluations import ServerPlace, evaluate_policy
 
     place = PolicyPlace(
@@ -116,6 +120,10 @@ def serve(
         int | None,
         typer.Option(min=1, max=1024, help="Threads. Default: the manifest's.", show_default=False),
     ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=0, max=1024, help="GPUs. Default: the manifest's.", show_default=False),
+    ] = None,
     max_message_mib: Annotated[
         int, typer.Option(min=1, max=4096, help="Largest message that is taken, in MiB.")
     ] = 64,
@@ -140,6 +148,53 @@ def serve(
         seed=seed,
         default_prompt=default_prompt,
         cpu_threads=cpu_threads,
+        gpus=gpus,
         max_message_mib=max_message_mib,
+        as_json=as_json,
+    )
+
+
+_EVALUATION = "An evaluation: the output of `evaluate`, a run folder, or a bundle."
+FirstArgument = Annotated[
+    Path, typer.Argument(help=_EVALUATION, metavar="FIRST", show_default=False)
+]
+SecondArgument = Annotated[
+    Path, typer.Argument(help=_EVALUATION, metavar="SECOND", show_default=False)
+]
+
+
+def compare(
+    first: FirstArgument,
+    second: SecondArgument,
+    *,
+    first_label: Annotated[
+        str | None,
+        typer.Option("--first-label", help="Its name in the sentence.", show_default=False),
+    ] = None,
+    second_label: Annotated[
+        str | None,
+        typer.Option("--second-label", help="Its name in the sentence.", show_default=False),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Test equivalence: the difference of rates that counts as none, e.g. 0.1. Declare"
+            " it before you look.",
+            show_default=False,
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Level of the tests.")] = 0.05,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two evaluations of one task: rates, intervals, the exact test, one sentence."""
+    from appliance.cli.comparisons import compare as compare_folders
+
+    compare_folders(
+        first,
+        second,
+        first_label=first_label,
+        second_label=second_label,
+        margin=margin,
+        alpha=alpha,
         as_json=as_json,
     )

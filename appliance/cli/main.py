@@ -17,17 +17,22 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
+from appliance.cli.bundle_commands import add_bundle_commands
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.doctor import add_doctor_command
 from appliance.cli.evaluation_commands import add_evaluation_commands
+from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import EngineOption, JsonOption
+from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
 from appliance.errors import ApplianceError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
+    cls=WholeHelpGroup,
     name="appliance",
     help="One manifest in, one signed audit bundle out: reproducible robot-policy training.",
     no_args_is_help=True,
@@ -36,8 +41,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-dataset_app = typer.Typer(no_args_is_help=True, help="Record and inspect LeRobot datasets.")
-keys_app = typer.Typer(no_args_is_help=True, help="The signing key and the keys you trust.")
+dataset_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="Record and inspect LeRobot datasets."
+)
+keys_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="The signing key and the keys you trust."
+)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(plan_app, name="plan")
 app.add_typer(norm_stats_app, name="norm-stats")
@@ -128,6 +137,11 @@ def run(
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    with_checkpoints: Annotated[
+        bool,
+        typer.Option("--with-checkpoints", help="Put the checkpoints into the bundle too."),
+    ] = False,
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -139,6 +153,8 @@ def run(
         run_dir,
         cache=cache,
         key_dir=key_dir,
+        passphrase_file=passphrase_file,
+        with_checkpoints=with_checkpoints,
         engine=engine,
         as_json=as_json,
     )
@@ -146,7 +162,9 @@ def run(
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="dataset, plan, norm_stats, train or evaluate.")],
+    name: Annotated[
+        str, typer.Argument(help="dataset, plan, norm_stats, train or evaluate.", metavar="NAME")
+    ],
     run_dir: Annotated[Path, typer.Option("--run-dir", help="The run folder to work in.")],
 ) -> None:
     """Run one stage of a run folder (what engines call)."""
@@ -156,18 +174,49 @@ def stage(
 
 
 @app.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder.", metavar="BUNDLE")],
+def report(
+    *,
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Bundles (folders or archives) or run folders; several are compared.",
+            metavar="TARGET",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The page to write. Default: NAME-report.html here."),
+    ] = None,
+    embed_videos: Annotated[
+        bool,
+        typer.Option(
+            "--embed-videos", help="Put the videos into the page (up to 64 MiB), not links to them."
+        ),
+    ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", help="A replay's verdict document, to be shown on the page."),
+    ] = None,
     key: Annotated[
         Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
     ] = None,
     key_dir: KeyDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every byte of a bundle, its signature, and where it comes from."""
-    from appliance.cli.bundles import verify_bundle_folder
+    """Write one HTML page on a bundle or a run, or comparing several; it needs nothing else."""
+    from appliance.cli.reports import ReportOptions, report_on
 
-    verify_bundle_folder(bundle, key, key_dir, as_json=as_json)
+    report_on(
+        targets,
+        ReportOptions(
+            out=out,
+            key=key,
+            key_dir=key_dir,
+            replay=replay,
+            embed_videos=embed_videos,
+            as_json=as_json,
+        ),
+    )
 
 
 @dataset_app.command("record")
@@ -209,7 +258,9 @@ def dataset_fingerprint(
 
 
 add_dataset_commands(dataset_app)
+add_bundle_commands(app, keys_app)
 add_evaluation_commands(app)
+add_doctor_command(app)
 
 
 @keys_app.command("show")
@@ -222,7 +273,9 @@ def keys_show(key_dir: KeyDirOption = None, as_json: JsonOption = False) -> None
 
 @keys_app.command("trust")
 def keys_trust(
-    public_key: Annotated[Path, typer.Argument(help="Public key (PEM) of somebody you trust.")],
+    public_key: Annotated[
+        Path, typer.Argument(help="Public key (PEM) of somebody you trust.", metavar="PUBLIC_KEY")
+    ],
     key_dir: KeyDirOption = None,
 ) -> None:
     """Trust a public key: bundles signed with it verify as of known origin."""
@@ -233,7 +286,9 @@ def keys_trust(
 
 @keys_app.command("untrust")
 def keys_untrust(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys show` prints it.")],
+    key_id: Annotated[
+        str, typer.Argument(help="The key's id, as `keys show` prints it.", metavar="KEY_ID")
+    ],
     key_dir: KeyDirOption = None,
 ) -> None:
     """Stop trusting a key."""

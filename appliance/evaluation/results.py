@@ -1,8 +1,9 @@
 """The files of an evaluation, written from its journal, sorted by trial.
 
 ``content/``: trials.json, episodes.jsonl, metrics.json: the same bytes for the same evaluation on
-the same platform, without a time in them. ``observed/``: _metrics.json and _result.txt in
-RoboTwin's historic forms (Plan-STaR 4), with seconds and the videos' digests.
+the same platform, without a time in them. ``observed/``: episodes.jsonl with seconds and the
+videos' digests beside the same rows; _metrics.json and _result.txt in RoboTwin's historic forms
+(Plan-STaR 4).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from appliance.digest import canonical_json
 from appliance.evaluation.journal import Journal
-from appliance.evaluation.records import FAILURES, Episode
+from appliance.evaluation.records import FAILURE_CLASSES, FAILURES, Episode
 from appliance.evaluation.request import EvalRequest
 from appliance.evaluation.statistics import CONFIDENCE, wilson_interval
 from appliance.evaluation.trials import TrialList
@@ -26,6 +27,7 @@ METRICS_NAME = "metrics.json"
 OBSERVED_METRICS_NAME = "_metrics.json"
 RESULT_NAME = "_result.txt"
 VIDEOS_NAME = "videos"
+FAULT_KINDS = ("failed", "policy_lost")
 
 ROBOTWIN_SIMULATOR = {"embodiment": "aloha-agilex", "planner": "curobo", "shader": "rt"}
 """What RoboTwin's published numbers are measured with."""
@@ -71,6 +73,7 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     """The figures of section 4: counts, rate, Wilson interval, mean steps of the successes."""
     steps = [episode.steps for episode in episodes if episode.outcome == "success"]
     outcomes = [episode.outcome for episode in episodes]
+    classes = [episode.failure_class for episode in episodes]
     return {
         "episodes": len(episodes),
         "successes": len(steps),
@@ -78,6 +81,7 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
         "wilson_interval": asdict(wilson_interval(len(steps), len(episodes))),
         "avg_steps_success": sum(steps) / len(steps) if steps else None,
         "failure_counts": {failure: outcomes.count(failure) for failure in FAILURES},
+        "failure_classes": {name: classes.count(name) for name in FAILURE_CLASSES},
     }
 
 
@@ -93,7 +97,10 @@ def score_note(simulator: Mapping[str, Any]) -> str | None:
 
 
 def write_observed(observed_dir: Path, request: EvalRequest, journal: Journal) -> None:
-    """Write _metrics.json and _result.txt; remove videos no episode names. Raises StorageError."""
+    """Write _metrics.json, episodes.jsonl and _result.txt; remove videos that no episode names.
+
+    Raises StorageError.
+    """
     finished = read_finished(journal)
     figures = summarize([finished[number] for number in sorted(finished)])
     rows = sorted(journal.of_kind("episode"), key=lambda row: int(row["record"]["episode"]))
@@ -103,10 +110,13 @@ def write_observed(observed_dir: Path, request: EvalRequest, journal: Journal) -
         "eval_time_sec": round(journal.wall_time_s, 3),
         "started_at_utc": journal.started_at_utc,
         "simulator_failures": len(journal.of_kind("failed")),
+        "faults": [_without(row, "at_s") for row in journal.rows if row["kind"] in FAULT_KINDS],
         "simulator_versions": _newest_description(journal),
         "episode_rows": [_observed_row(row) for row in rows],
     }
     write_json(observed_dir / OBSERVED_METRICS_NAME, metrics)
+    lines = b"".join(canonical_json(_observed_row(row)) + b"\n" for row in rows)
+    write_atomic(observed_dir / EPISODES_NAME, lines)
     write_atomic(
         observed_dir / RESULT_NAME,
         (
@@ -124,9 +134,13 @@ def _newest_description(journal: Journal) -> Mapping[str, Any]:
 
 
 def _observed_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    observed = {key: value for key, value in row.items() if key not in ("kind", "at_s", "record")}
+    observed = _without(row, "kind", "at_s", "record")
     record = row["record"]
     return {**record, "success": record["outcome"] == "success", **observed}
+
+
+def _without(row: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in keys}
 
 
 def _remove_stray_videos(observed_dir: Path, named: set[str]) -> None:

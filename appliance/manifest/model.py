@@ -63,13 +63,17 @@ class TokenizerPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPart:
-    """One training run; None is the preset's ``batch_size``, and no ``save_interval``."""
+    """One training run; None is the preset's batch size and FSDP devices, no saving between."""
 
     config: TrainPreset
     steps: int
     batch_size: int | None
     seed: int
     num_workers: int
+    sampler: Literal["torch", "counter"]
+    processes: int
+    cpu_devices: int
+    fsdp_devices: int | None
     freeze_mode: Literal["default", "strong"]
     budget_aware_schedule: bool
     budget_warmup_ratio: float
@@ -86,10 +90,20 @@ class TrainPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckoutPart:
+    """A RoboTwin checkout and its interpreter; paths count from the manifest's folder."""
+
+    path: str
+    python: str
+    tree: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvalPart:
     """One evaluation; ``checkpoint`` is a training step, ``"latest"`` or -1 (the same)."""
 
-    simulator: Literal["robotwin"]
+    simulator: Literal["robotwin", "robotwin-checkout"]
+    checkout: CheckoutPart | None
     embodiment: str
     planner: str
     shader: str
@@ -102,6 +116,7 @@ class EvalPart:
     instruction_type: Literal["unseen", "seen"]
     action_steps: int
     query_batch: int
+    call_timeout_s: int
     sampling_steps: int
     trials: tuple[int, ...] | None
     video: bool
@@ -207,6 +222,7 @@ _PARTS: Mapping[str, type[Any]] = MappingProxyType(
         "init": InitPart,
         "tokenizer": TokenizerPart,
         "eval": EvalPart,
+        "checkout": CheckoutPart,
         "runtime": RuntimePart,
         "expect": ExpectPart,
         "success_rate": SuccessRatePart,

@@ -15,20 +15,26 @@ from collections.abc import Callable
 
 POWER_REQUIRED = 0.8
 """The customary power: a true claim must be confirmed four times of five."""
+TIE = 1e-12
+"""Rounding of a probability: one that is exactly ``alpha`` must count as ``alpha`` or less."""
 
 
 def confirming_counts(
     episodes: int, value: float, margin: float, alpha: float
 ) -> tuple[int, int] | None:
     """The least and the greatest number of successes that confirm the claim; None if none does."""
-
-    def least_above(rate: float) -> int:
-        return _first(0, episodes + 1, lambda count: tail_from(count, episodes, rate) <= alpha)
-
     lower, upper = bounds(value, margin)
-    low = 0 if lower is None else least_above(lower)
-    high = episodes if upper is None else episodes - least_above(1 - upper)
+    low = 0 if lower is None else least_above(episodes, lower, alpha)
+    high = episodes if upper is None else episodes - least_above(episodes, 1 - upper, alpha)
     return (low, high) if low <= high else None
+
+
+def least_above(episodes: int, rate: float, alpha: float) -> int:
+    """The least count whose exact binomial test rejects, at ``alpha``, "the rate is ``rate``".
+
+    The alternative is a greater rate; ``episodes + 1`` when no count rejects.
+    """
+    return _first(0, episodes + 1, lambda count: tail_from(count, episodes, rate) <= alpha + TIE)
 
 
 def bounds(value: float, margin: float) -> tuple[float | None, float | None]:

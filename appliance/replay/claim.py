@@ -9,11 +9,19 @@ one confirmed, with a probability of at most ``alpha``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 from appliance.manifest.model import SuccessRatePart
-from appliance.manifest.power import POWER_REQUIRED, bounds, confirming_counts, tail_from
+from appliance.manifest.power import (
+    POWER_REQUIRED,
+    bounds,
+    confirming_counts,
+    least_above,
+    tail_from,
+)
 
 MOST_EPISODES = 100_000
 """The most episodes a manifest may ask for; more is never proposed."""
@@ -95,8 +103,8 @@ def decide_claim(claim: SuccessRatePart, successes: int, episodes: int) -> Claim
     confirming = confirming_counts(episodes, claim.value, claim.margin, claim.alpha)
     if confirming is not None and confirming[0] <= successes <= confirming[1]:
         return ClaimOutcome.CONFIRMED
-    most_below, least_above = contradicting_counts(claim, episodes)
-    if successes <= most_below or successes >= least_above:
+    most_below, fewest_above = contradicting_counts(claim, episodes)
+    if successes <= most_below or successes >= fewest_above:
         return ClaimOutcome.CONTRADICTED
     return ClaimOutcome.UNDECIDED
 
@@ -108,21 +116,21 @@ def contradicting_counts(claim: SuccessRatePart, episodes: int) -> tuple[int, in
     """
     lower, upper = bounds(claim.value, claim.margin)
     alpha = claim.alpha if lower is None or upper is None else claim.alpha / 2
-    most_below, least_above = -1, episodes + 1
+    most_below, fewest_above = -1, episodes + 1
     if upper is not None:
-        least_above = _least_above(episodes, upper, alpha)
+        fewest_above = least_above(episodes, upper, alpha)
     if lower is not None:
         # At most a successes at rate p are at least episodes - a failures at rate 1 - p.
-        most_below = episodes - _least_above(episodes, 1 - lower, alpha)
-    return most_below, least_above
+        most_below = episodes - least_above(episodes, 1 - lower, alpha)
+    return most_below, fewest_above
 
 
 def chance_to_decide(claim: SuccessRatePart, rate: float, episodes: int) -> float:
     """The probability that ``episodes`` trials decide the claim, either way, at a true ``rate``."""
     if bounds(claim.value, claim.margin) == (None, None):
         return 0.0
-    most_below, least_above = contradicting_counts(claim, episodes)
-    chance = 1 - tail_from(most_below + 1, episodes, rate) + tail_from(least_above, episodes, rate)
+    most_below, fewest_above = contradicting_counts(claim, episodes)
+    chance = 1 - tail_from(most_below + 1, episodes, rate) + tail_from(fewest_above, episodes, rate)
     confirming = confirming_counts(episodes, claim.value, claim.margin, claim.alpha)
     if confirming is not None:
         low, high = confirming
@@ -158,13 +166,18 @@ def episodes_to_decide(
     return reach
 
 
-def _least_above(episodes: int, rate: float, alpha: float) -> int:
-    """The least count that rejects a true rate of ``rate`` or less at level ``alpha``."""
-    low, high = 0, episodes + 1
-    while low < high:
-        middle = (low + high) // 2
-        if tail_from(middle, episodes, rate) <= alpha:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def fisher_exact_p(first: int, first_of: int, second: int, second_of: int) -> float:
+    """The two-sided p-value of Fisher's exact test of ``first/first_of`` against the other rate.
+
+    The sum of the probabilities of all tables with these margins that are no likelier than the one
+    observed, in whole numbers. Source: Fisher 1935.
+    """
+    total, successes = first_of + second_of, first + second
+    low, high = max(0, successes - second_of), min(first_of, successes)
+    ways = [
+        math.comb(first_of, count) * math.comb(second_of, successes - count)
+        for count in range(low, high + 1)
+    ]
+    observed = ways[first - low]
+    as_unlikely = sum(way for way in ways if way <= observed)
+    return float(Fraction(as_unlikely, math.comb(total, successes)))

@@ -22,7 +22,8 @@ from appliance.simulator.adapter import (
     take_pictures,
     unstable_error,
 )
-from appliance.simulator.instructions import draw_instruction
+from appliance.simulator.faults import UnplayableTrialError
+from appliance.simulator.instructions import check_instructions, draw_instruction
 from appliance.simulator.spec import SimulatorSpec
 from appliance.simulator.values import Demonstration, ExpertOutcome, Observation, StepResult
 
@@ -44,6 +45,7 @@ class Session:
     def __init__(self, spec: SimulatorSpec, renderer: str) -> None:
         self._spec = spec
         self._renderer = renderer
+        check_instructions(spec.task)
         self._robotwin = RoboTwin(spec)
         check_rendering()
         self._unstable = unstable_error()
@@ -72,12 +74,12 @@ class Session:
         """Begin the trial ``seed`` and return its first observation.
 
         The expert plays the seed first (unless it did before), because its run fills the
-        instruction. Raises SimulatorError when the scene cannot be set up.
+        instruction. Raises UnplayableTrialError when the expert left nothing to fill it with.
         """
         outcome = self.expert_check(seed)
         gaps = self._experts[seed].gaps
         if gaps is None:
-            raise SimulatorError(
+            raise UnplayableTrialError(
                 f"task {self._spec.task}, seed {seed}: the expert cannot play this seed"
                 f" ({outcome.reason}), so there is no instruction for it. Leave the seed out."
             )
@@ -104,6 +106,7 @@ class Session:
         return StepResult(
             observation=self._observe(),
             done=_has_ended(task),
+            at_limit=task.take_action_cnt >= task.step_lim,
             success=bool(task.eval_success),
             steps_taken=task.take_action_cnt - before,
             steps_total=task.take_action_cnt,

@@ -66,6 +66,8 @@ def describe_platform() -> dict[str, Any]:
         "machine": platform.machine(),
         "libc": " ".join(platform.libc_ver()),
         "cpu_model": _cpu_field("model name"),
+        "cpu_id": _cpu_id(),
+        "cpu_caches": _cpu_caches(),
         "cpu_features": _simd_features(),
     }
 
@@ -83,6 +85,28 @@ def describe_host() -> dict[str, Any]:
 def _simd_features() -> list[str]:
     wanted = {"sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "amx_tile"}
     return sorted(wanted & set((_cpu_field("flags") or "").split()))
+
+
+def _cpu_id() -> str | None:
+    """Vendor, family, model, stepping: two processors may carry the same name."""
+    names = ("vendor_id", "cpu family", "model", "stepping")
+    fields = [_cpu_field(name) for name in names]
+    return None if None in fields else "-".join(map(str, fields))
+
+
+@functools.cache
+def _cpu_caches() -> list[str]:
+    """Cache sizes by level; libraries cut matrices to them, and so order their sums."""
+    found = []
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = (
+                (index / name).read_text("ascii").strip() for name in ("level", "type", "size")
+            )
+        except OSError:
+            continue
+        found.append(f"L{level} {kind} {size}")
+    return found
 
 
 @functools.cache

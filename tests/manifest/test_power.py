@@ -7,6 +7,7 @@ from scipy.stats import binom
 
 from appliance.manifest.power import (
     POWER_REQUIRED,
+    TIE,
     bounds,
     confirming_counts,
     episodes_to_confirm,
@@ -39,8 +40,8 @@ def enumerate_counts(episodes: int, value: float, margin: float, alpha: float) -
     return [
         successes
         for successes in range(episodes + 1)
-        if (lower is None or binom.sf(successes - 1, episodes, lower) <= alpha)
-        and (upper is None or binom.cdf(successes, episodes, upper) <= alpha)
+        if (lower is None or binom.sf(successes - 1, episodes, lower) <= alpha + TIE)
+        and (upper is None or binom.cdf(successes, episodes, upper) <= alpha + TIE)
     ]
 
 

@@ -1,0 +1,167 @@
+"""What a result says, stage by stage, as one tree of JSON values: the facts that are compared.
+
+The tree of a stage has parts in the order in which a difference explains the ones after it: in
+``train`` first the configuration, then the steps, then what follows from them. Steps and episodes
+are mappings by number, so that a path such as ``train.steps.12.loss`` names one figure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.errors import StorageError
+from appliance.files import storage_errors
+from appliance.replay.results import Result, read_object
+
+Facts = Mapping[str, Any]
+"""Stage name -> part -> ...: JSON values."""
+
+_SUMMARY_INPUTS = ("plan_sha256", "norm_stats_sha256", "frames_sha256", "dataset_len")
+_VOLATILE_META = ("created_at_utc", "libraries")
+SAMPLES = 5
+
+
+def read_facts(result: Result) -> dict[str, Any]:
+    """The facts of every finished stage of ``result``. Raises StorageError for damaged files."""
+    facts: dict[str, Any] = {"manifest": dict(result.manifest)} if result.manifest else {}
+    for name, stage in result.stages.items():
+        facts[name] = read_stage_facts(name, stage.content)
+    return facts
+
+
+def read_stage_facts(stage: str, content: Path) -> dict[str, Any]:
+    """The facts in one stage's ``content`` folder; a file that is missing says nothing."""
+    return {part: value for part, value in _READERS[stage](content).items() if value}
+
+
+def _dataset_facts(content: Path) -> dict[str, Any]:
+    value = read_object(content / "dataset.json")
+    episodes = value.pop("episodes", [])
+    return {
+        "figures": value,
+        "episodes": {
+            str(each.get("episode_index")): {
+                name: value for name, value in each.items() if name != "episode_index"
+            }
+            for each in episodes
+        },
+    }
+
+
+def _plan_facts(content: Path) -> dict[str, Any]:
+    meta = read_object(content / "plan_meta.json")
+    return {
+        "meta": {name: value for name, value in meta.items() if name not in _VOLATILE_META},
+        "arrays": _describe_arrays(content / "plan_arrays.npz"),
+        "exposure": read_object(content / "exposure.json"),
+    }
+
+
+def _norm_stats_facts(content: Path) -> dict[str, Any]:
+    return {
+        "norm_stats": read_object(content / "norm_stats.json").get("norm_stats", {}),
+        "provenance": read_object(content / "norm_stats_provenance.json"),
+    }
+
+
+def _train_facts(content: Path) -> dict[str, Any]:
+    summary = read_object(content / "run_summary.json")
+    return {
+        "configuration": summary.pop("configuration", {}),
+        "inputs": {name: summary.pop(name) for name in _SUMMARY_INPUTS if name in summary},
+        "steps": read_steps(content),
+        "summary": summary,
+        "checkpoints": read_object(content / "checkpoint_leaves.json"),
+    }
+
+
+def read_steps(content: Path) -> dict[str, dict[str, Any]]:
+    """Curve and hash chain in one: step number -> its figures, bits and digest."""
+    steps: dict[str, dict[str, Any]] = {}
+    for name in ("curve.jsonl", "hash_chain.jsonl"):
+        for row in read_rows(content / name):
+            steps.setdefault(str(row.get("step")), {}).update(
+                {key: value for key, value in row.items() if key != "step"}
+            )
+    return steps
+
+
+def _evaluate_facts(content: Path) -> dict[str, Any]:
+    return {
+        "trials": read_object(content / "trials.json"),
+        "episodes": {
+            str(row.get("episode")): {key: row[key] for key in row if key != "episode"}
+            for row in read_rows(content / "episodes.jsonl")
+        },
+        "metrics": {
+            name: value
+            for name, value in read_object(content / "metrics.json").items()
+            if name != "trials"
+        },
+    }
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in a file of one object a line; none when there is no file."""
+    if not path.is_file():
+        return []
+    with storage_errors(path, f"reading {path.name}"):
+        lines = path.read_bytes().splitlines()
+    try:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{path}: a line is not JSON ({error}). The file is damaged.") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise StorageError(f"{path}: a line is not a JSON object. The file is damaged.")
+    return rows
+
+
+def _describe_arrays(path: Path) -> dict[str, Any]:
+    """Type, shape, digest and a few values of each array of a plan."""
+    if not path.is_file():
+        return {}
+    try:
+        with (
+            storage_errors(path, "reading the plan's arrays"),
+            np.load(path, allow_pickle=False) as arrays,
+        ):
+            return {name: _describe_array(arrays[name]) for name in sorted(arrays.files)}
+    except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise StorageError(f"{path}: not the arrays of a plan ({error}).") from error
+
+
+def _describe_array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    flat = little.reshape(-1)
+    chosen = sorted({round(part * (flat.size - 1) / (SAMPLES - 1)) for part in range(SAMPLES)})
+    return {
+        "dtype": array.dtype.str,
+        "shape": list(array.shape),
+        "values": {str(index): flat[index].item() for index in chosen if index >= 0},
+        "sha256": hashlib.sha256(little.tobytes()).hexdigest(),
+    }
+
+
+def keep_steps(facts: Mapping[str, Any], chosen: Iterable[int]) -> dict[str, Any]:
+    """The facts with only the ``chosen`` training steps, as a golden's expectations keep them."""
+    train = dict(facts.get("train", {}))
+    wanted = {str(step) for step in chosen}
+    steps = train.get("steps", {})
+    train["steps"] = {step: steps[step] for step in steps if step in wanted}
+    return {**facts, "train": train} if "train" in facts else dict(facts)
+
+
+_READERS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "dataset": _dataset_facts,
+    "plan": _plan_facts,
+    "norm_stats": _norm_stats_facts,
+    "train": _train_facts,
+    "evaluate": _evaluate_facts,
+}

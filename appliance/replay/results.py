@@ -1,0 +1,183 @@
+"""A finished (or unfinished) result, wherever it lies: run folder, bundle folder, bundle archive.
+
+Reading only, and nothing is believed: a bundle's files are what they are, whether or not it
+verifies. An archive is unpacked into a temporary folder that lives as long as the result is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.bundle.archive import is_archive, unpack_bundle
+from appliance.bundle.layout import BUNDLE_FILE
+from appliance.errors import ApplianceError, NotABundleError, StorageError
+from appliance.files import read_json
+from appliance.stages.bundle import identity_of
+from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
+from appliance.stages.manifest import read_manifest
+from appliance.stages.receipt import Receipt, read_receipt
+from appliance.stages.run_folder import RunFolder
+
+STAGE_NAMES = ("dataset", "plan", "norm_stats", "train", "evaluate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """The files of one finished stage; ``artifacts`` only where they are kept, in a run folder."""
+
+    content: Path
+    artifacts: Path | None
+    receipt: Receipt | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the stage took."""
+        value = None if self.receipt is None else self.receipt.times.get("seconds")
+        return float(value) if isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one run left.
+
+    ``root`` is the folder it is read from, ``manifest`` the manifest as far as it decides the
+    result (normalized; empty when it cannot be read), ``stages`` the finished stages in order.
+    """
+
+    label: str
+    kind: str
+    root: Path
+    name: str
+    manifest: Mapping[str, Any]
+    lock: Mapping[str, Any]
+    stages: Mapping[str, StageResult]
+    content_digest: str | None
+
+
+@contextlib.contextmanager
+def open_result(path: Path) -> Iterator[Result]:
+    """The result at ``path``: a run folder, a bundle folder or a bundle archive.
+
+    Raises NotABundleError when it is none of them, StorageError when it cannot be read.
+    """
+    with open_folder(path) as (folder, is_packed):
+        if (folder / BUNDLE_FILE).is_file():
+            yield _read_bundle(path, folder, is_packed=is_packed)
+        elif (folder / "stages").is_dir() or RunFolder(folder).manifest_path.is_file():
+            yield _read_run_folder(path, folder)
+        else:
+            raise NotABundleError(
+                f"{path}: neither a bundle nor a run folder. Name the folder that holds"
+                f" {BUNDLE_FILE}, an archive of it, or the folder of a run."
+            )
+
+
+@contextlib.contextmanager
+def open_folder(path: Path) -> Iterator[tuple[Path, bool]]:
+    """The folder of ``path``, and whether it had to be unpacked to be one."""
+    if is_archive(path):
+        with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+            target = Path(scratch) / "bundle"
+            unpack_bundle(path, target)
+            yield target, True
+        return
+    if not path.is_dir():
+        raise NotABundleError(f"{path}: there is no such folder or archive. Check the path.")
+    yield path.resolve(), False
+
+
+def is_result(path: Path) -> bool:
+    """Whether ``path`` looks like something that ``open_result`` reads."""
+    return (
+        is_archive(path)
+        or (path / BUNDLE_FILE).is_file()
+        or (path / "stages").is_dir()
+        or (path / "run.json").is_file()
+    )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``; empty when there is none. Raises StorageError for damage."""
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, Mapping):
+        raise StorageError(f"{path}: not a JSON object. The file is damaged.")
+    return dict(value)
+
+
+def _read_bundle(path: Path, folder: Path, *, is_packed: bool) -> Result:
+    description = read_object(folder / BUNDLE_FILE)
+    digest = description.get("content_digest")
+    content, observed = folder / CONTENT, folder / OBSERVED
+    return Result(
+        label=str(path),
+        kind="archive" if is_packed else "bundle",
+        root=folder,
+        name=str(description.get("name", path.name)),
+        manifest=read_object(content / "manifest.json"),
+        lock=read_object(observed / "lock.json"),
+        stages={
+            name: StageResult(
+                content=content / name,
+                artifacts=None,
+                receipt=_parse_receipt(observed / "receipts" / f"{name}.json"),
+            )
+            for name in STAGE_NAMES
+            if (content / name).is_dir()
+        },
+        content_digest=digest if isinstance(digest, str) else None,
+    )
+
+
+def _read_run_folder(path: Path, folder: Path) -> Result:
+    run = RunFolder(folder)
+    manifest: dict[str, Any] = {}
+    name = path.name
+    if run.manifest_path.is_file():
+        with contextlib.suppress(ApplianceError):  # an older or newer format: compared without it
+            read = read_manifest(run.manifest_path)
+            manifest, name = identity_of(read), read.name
+    return Result(
+        label=str(path),
+        kind="run folder",
+        root=folder,
+        name=name,
+        manifest=manifest,
+        lock=read_object(run.lock_path),
+        stages=dict(_finished_stages(run)),
+        content_digest=None,
+    )
+
+
+def _finished_stages(run: RunFolder) -> Iterator[tuple[str, StageResult]]:
+    names = run.read_state().get("stages")
+    for name in STAGE_NAMES:
+        place = names.get(name) if isinstance(names, Mapping) else None
+        folder = run.path / "stages" / str(place)
+        receipt = read_receipt(folder) if place else None
+        if receipt is not None:
+            artifacts = folder / ARTIFACTS
+            yield (
+                name,
+                StageResult(
+                    content=folder / CONTENT,
+                    artifacts=artifacts if artifacts.is_dir() else None,
+                    receipt=receipt,
+                ),
+            )
+
+
+def _parse_receipt(path: Path) -> Receipt | None:
+    if not path.is_file():
+        return None
+    try:
+        value = read_json(path)
+        return Receipt.from_dict(value) if isinstance(value, Mapping) else None
+    except StorageError:
+        return None

@@ -1,0 +1,222 @@
+"""What is replayed: a golden manifest, a bundle (folder or archive), or a run folder.
+
+Each becomes a manifest whose paths are all absolute, the reference to compare with, and what else
+is at hand: the check of the bundle (R0) and the original's checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.bundle.checks import read_attestation
+from appliance.bundle.facts import read_manifest as read_signed_manifest
+from appliance.bundle.findings import VerifyReport
+from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE
+from appliance.bundle.verify import verify_bundle
+from appliance.digest import canonical_json, sha256_json
+from appliance.errors import ManifestError, StorageError
+from appliance.files import storage_errors
+from appliance.manifest.load import parse_manifest
+from appliance.manifest.model import Manifest
+from appliance.replay.reference import Reference, read_expectations, reference_of
+from appliance.replay.results import Result, is_result, open_result, read_object
+from appliance.stages.bundle import identity_of
+from appliance.stages.manifest import KNOWN_NAMES, read_manifest
+from appliance.stages.pins import dataset_root
+from appliance.stages.run_folder import RunFolder
+
+MANIFEST_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One thing to replay.
+
+    ``identity`` names it (content digest of a bundle, digest of a manifest's deciding part),
+    ``declared`` is the manifest's deciding part as it was written, with its own paths;
+    ``report`` is the check of a bundle, None for a manifest; ``train_artifacts`` the artifacts
+    folder of the original's train stage, None when it is not at hand.
+    """
+
+    label: str
+    kind: str
+    manifest: Manifest
+    declared: Mapping[str, Any]
+    reference: Reference | None
+    identity: str
+    report: VerifyReport | None = None
+    train_artifacts: Path | None = None
+    train_content: Path | None = None
+
+    @property
+    def manifest_sha256(self) -> str:
+        """SHA-256 of the manifest's deciding part, wherever the data lies."""
+        return sha256_json(self.declared)
+
+    @property
+    def root(self) -> Path:
+        """Where the dataset should lie."""
+        return dataset_root(self.manifest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """What the user said of where things are; None where nothing was said."""
+
+    dataset_root: Path | None = None
+    artifacts: Path | None = None
+    public_key: Path | None = None
+    key_dir: Path | None = None
+
+
+def list_targets(target: Path) -> list[Path]:
+    """The single things to replay: ``target`` itself, or the manifests in a folder of goldens.
+
+    Raises ManifestError for a folder without any, StorageError when it cannot be read.
+    """
+    if not target.is_dir() or is_result(target):
+        return [target]
+    with storage_errors(target, "looking for manifests"):
+        found = sorted(path for path in target.iterdir() if path.suffix in MANIFEST_SUFFIXES)
+    if not found:
+        raise ManifestError(
+            f"{target}: holds no manifest (*.yaml), no bundle and no run. Name a manifest, a bundle"
+            " folder or archive, or a folder of golden manifests."
+        )
+    return found
+
+
+@contextlib.contextmanager
+def open_subject(target: Path, places: Places) -> Iterator[Subject]:
+    """The subject at ``target``, for as long as it is looked at.
+
+    Raises ManifestError, NotABundleError, StorageError, SigningKeyError.
+    """
+    if not is_result(target):
+        yield _subject_of_manifest(target, places)
+        return
+    run = find_run_folder(target)
+    bundle = target
+    if run is not None and not (target / BUNDLE_FILE).is_file() and run.bundle_link.is_dir():
+        bundle = run.bundle_link.resolve()
+    with open_result(bundle) as result:
+        yield _subject_of_result(target, result, run, places)
+
+
+def find_run_folder(target: Path) -> RunFolder | None:
+    """The run folder that ``target`` is, or that the bundle ``target`` still lies in."""
+    place = target.resolve()
+    for folder in (place, place.parent.parent):
+        if (folder / "run.json").is_file() and (folder / "stages").is_dir():
+            return RunFolder(folder)
+    return None
+
+
+def _subject_of_manifest(path: Path, places: Places) -> Subject:
+    manifest = read_manifest(path)
+    declared = identity_of(manifest)
+    artifacts, content = _find_checkpoints(places.artifacts)
+    return Subject(
+        label=str(path),
+        kind="manifest",
+        manifest=_place(manifest.as_dict(), path, places.dataset_root, manifest.base_dir),
+        declared=declared,
+        reference=read_expectations(path),
+        identity="sha256:" + sha256_json(declared),
+        train_artifacts=artifacts,
+        train_content=content,
+    )
+
+
+def _subject_of_result(
+    target: Path, result: Result, run: RunFolder | None, places: Places
+) -> Subject:
+    report = None
+    if result.kind != "run folder":
+        report = verify_bundle(
+            result.root if result.kind == "bundle" else target,
+            public_key=places.public_key,
+            key_dir=places.key_dir,
+        )
+    state = {} if run is None else run.read_state()
+    base = Path(str(state.get("manifest_dir", Path.cwd())))
+    root = places.dataset_root
+    if root is None and "dataset_root" in state:
+        root = Path(str(state["dataset_root"]))
+    manifest = _place(_declared_manifest(result, run), target, root, base)
+    declared = result.manifest or identity_of(manifest)
+    artifacts, content = _find_checkpoints(places.artifacts)
+    if artifacts is None and run is not None:
+        artifacts, content = _find_checkpoints(run.path)
+    return Subject(
+        label=str(target),
+        kind=result.kind,
+        manifest=manifest,
+        declared=declared,
+        reference=reference_of(result),
+        identity=result.content_digest or "sha256:" + sha256_json(declared),
+        report=report,
+        train_artifacts=artifacts,
+        train_content=content,
+    )
+
+
+def _declared_manifest(result: Result, run: RunFolder | None) -> dict[str, Any]:
+    """The whole manifest: the signed one of a bundle, the file of a run folder."""
+    if result.kind == "run folder":
+        assert run is not None, "a run folder is its own run folder"
+        return read_manifest(run.manifest_path).as_dict()
+    attestation = result.root / ATTESTATION_FILE
+    if attestation.is_file():
+        with storage_errors(attestation, "reading the attestation"):
+            statement = read_attestation(attestation.read_bytes()).statement
+        signed = {} if statement is None else read_signed_manifest(statement.predicate)
+        if signed:
+            return dict(signed)
+    return dict(read_object(result.root / "content" / "manifest.json"))
+
+
+def _place(value: Mapping[str, Any], source: Path, root: Path | None, base: Path) -> Manifest:
+    """The manifest ``value`` with the dataset at ``root`` and other paths counted from ``base``.
+
+    Without ``root`` the manifest's own is taken, from ``base`` as well.
+    """
+    value = dict(value)
+    data, norm_stats, train = (
+        dict(_part(value, key)) for key in ("dataset", "norm_stats", "train")
+    )
+    data["root"] = str((base / str(root or data.get("root") or "no-dataset")).resolve())
+    if norm_stats.get("path"):
+        norm_stats["path"] = str(base / str(norm_stats["path"]))
+    for key, name in (("init", "checkpoint"), ("tokenizer", "path")):
+        if isinstance(train.get(key), Mapping):
+            named = dict(train[key])
+            train[key] = {**named, name: str(base / str(named.get(name)))}
+    value |= {"dataset": data, "norm_stats": norm_stats, "train": train}
+    return parse_manifest(canonical_json(value), source_path=source, known_names=KNOWN_NAMES)
+
+
+def _part(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    part = value.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _find_checkpoints(folder: Path | None) -> tuple[Path | None, Path | None]:
+    """Artifacts and content of the finished train stage in a run folder."""
+    if folder is None:
+        return None, None
+    place = find_run_folder(folder)
+    if place is None:
+        raise StorageError(
+            f"{folder}: not a run folder, so there are no checkpoints in it. Name the folder of the"
+            " original run (it holds run.json and stages/)."
+        )
+    with open_result(place.path) as result:
+        train = result.stages.get("train")
+    if train is None or train.artifacts is None:
+        return None, None
+    return train.artifacts, train.content

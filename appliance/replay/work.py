@@ -1,0 +1,211 @@
+"""How much of a run a replay repeats, and the folder in which it does so.
+
+Nothing here touches the original. A replay that was stopped is gone on with by the next one of the
+same target in the same folder; one that was finished is begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.digest import canonical_json
+from appliance.errors import ReplayError, StorageError
+from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
+from appliance.manifest.model import Manifest
+from appliance.replay.levels import Level
+from appliance.replay.results import read_object
+from appliance.replay.subject import Subject
+from appliance.stages.chain import Chain, RunOptions, open_chain
+from appliance.stages.decide import build_key_parts
+from appliance.stages.definition import ARTIFACTS, CONTENT, Stage
+from appliance.stages.environment import describe_host
+from appliance.stages.manifest import read_manifest
+from appliance.stages.receipt import (
+    Receipt,
+    content_digest_of,
+    digest_outputs,
+    read_receipt,
+    stage_key,
+    write_receipt,
+)
+from appliance.stages.run_folder import RunFolder
+
+STATE_FILE = "replay.json"
+FORMAT = "plan-star-replay-v1"
+DEFAULT_BUDGET_S = 300.0
+DEFAULT_SPOT = (0, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A spot check's first step and number of steps."""
+
+    first_step: int
+    num_steps: int
+
+    @property
+    def text(self) -> str:
+        """The steps, as a person counts them."""
+        last = self.first_step + self.num_steps - 1
+        return f"step {last}" if self.num_steps == 1 else f"steps {self.first_step} to {last}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """What is repeated beyond R1: some steps, or all of training; evaluation, of which checkpoint.
+
+    ``adopt``: the original's checkpoint is evaluated, without training again. ``why`` says why no
+    more is repeated, for a person.
+    """
+
+    spot: Passage | None = None
+    train: bool = False
+    evaluate: bool = False
+    adopt: bool = False
+    why: str = ""
+
+
+def choose_extent(
+    subject: Subject, asked: Level | None, spot: Passage | None, budget_s: float
+) -> Extent:
+    """What to repeat: what ``asked`` needs, or, when None, as much as the budget allows.
+
+    Raises ReplayError when what is asked for needs something that is not at hand.
+    """
+    if asked is Level.R0 or asked is Level.R1:
+        return Extent(why=f"{asked} was asked for")
+    if asked is Level.R2:
+        return Extent(spot=spot) if spot else Extent(train=True)
+    if asked is Level.R3 or asked is Level.R5:
+        adopt = asked is Level.R3 and subject.train_artifacts is not None
+        return Extent(spot=spot if adopt else None, train=not adopt, evaluate=True, adopt=adopt)
+    if asked is Level.R4:
+        if subject.train_artifacts is None:
+            raise ReplayError(
+                f"{subject.label}: R4 evaluates the original's checkpoint, which is not at hand."
+                " Name the folder of the original run with --artifacts, or ask for R5, which"
+                " trains again."
+            )
+        return Extent(spot=spot, evaluate=True, adopt=True)
+    if spot is not None:
+        return Extent(spot=spot, why="a spot check was asked for")
+    return _choose_affordable(subject, budget_s)
+
+
+def _choose_affordable(subject: Subject, budget_s: float) -> Extent:
+    steps = subject.manifest.train.steps
+    few = Passage(first_step=DEFAULT_SPOT[0], num_steps=min(DEFAULT_SPOT[1], steps))
+    passage = few if steps else None
+    seconds = {} if subject.reference is None else subject.reference.seconds
+    train, evaluate = seconds.get("train"), seconds.get("evaluate")
+    if train is None or evaluate is None:
+        return Extent(spot=passage, why="how long the original took is not known")
+    if train + evaluate <= budget_s:
+        return Extent(train=True, evaluate=True)
+    budget = f"the budget of {budget_s / 60:g} minutes"
+    if subject.train_artifacts is not None and evaluate <= budget_s:
+        why = f"the original trained for {train / 60:.1f} minutes, more than {budget}"
+        return Extent(spot=passage, evaluate=True, adopt=True, why=why)
+    total = (train + evaluate) / 60
+    return Extent(
+        spot=passage,
+        why=f"the original trained and evaluated for {total:.1f} minutes, more than {budget}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFolder:
+    """The folder of one replay: ``inputs/`` (R1), ``run/`` (a run folder), the verdict."""
+
+    path: Path
+
+    @property
+    def inputs(self) -> Path:
+        """Where data, plan and statistics are computed again."""
+        return self.path / "inputs"
+
+    @property
+    def run(self) -> RunFolder:
+        """Where stages are run again."""
+        return RunFolder(self.path / "run")
+
+    @property
+    def verdict_path(self) -> Path:
+        """The verdict; there when the replay is finished."""
+        return self.path / "verdict.json"
+
+    def claim(self, subject: Subject) -> Manifest:
+        """Make the folder, or take up a stopped replay in it; the manifest to run there.
+
+        Raises StorageError when it holds something else.
+        """
+        identity = {"format": FORMAT, "subject": subject.identity}
+        state = read_object(self.path / STATE_FILE)
+        if self.path.is_dir() and any(self.path.iterdir()) and state.get("format") != FORMAT:
+            raise StorageError(
+                f"{self.path}: holds something else than a replay. Choose another folder with"
+                " --work-dir."
+            )
+        if state != identity or self.verdict_path.exists():
+            self._clear()
+        write_json(self.path / STATE_FILE, identity)
+        path = self.path / "manifest.yaml"
+        write_atomic(path, canonical_json(subject.manifest.as_dict()) + b"\n")
+        return read_manifest(path)
+
+    def _clear(self) -> None:
+        with storage_errors(self.path, "clearing an earlier replay"):
+            for folder in (self.inputs, self.run.path):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+            self.verdict_path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def open_chain(self, manifest: Manifest, scratch_dir: Path) -> Iterator[Chain]:
+        """The chain of stages in this folder; no result is taken from a cache."""
+        options = RunOptions(
+            run_dir=self.run.path, cache_dir=None, scratch_dir=scratch_dir, key_dir=None
+        )
+        with open_chain(manifest, self.run, options) as chain:
+            yield chain
+
+
+def adopt_stage(chain: Chain, stage: Stage, content: Path, artifacts: Path) -> Receipt:
+    """Let the original's result stand as the result of ``stage`` in the chain's folder.
+
+    Its files are copied (checkpoints linked where possible) and hashed; the receipt says what they
+    are, so a later stage that reads them checks them like any others.
+    """
+    upstream = {name: chain.results[name].content_digest for name in stage.upstream}
+    key_parts = build_key_parts(stage, chain.manifest, chain.lock, upstream)
+    key = stage_key(key_parts)
+    place = chain.folder.stage_dir(stage.name, key)
+    found = read_receipt(place)
+    if found is not None and found.key == key:
+        return found
+    with storage_errors(place, "taking over the original's checkpoint"):
+        if place.is_dir():
+            shutil.rmtree(place)
+        place.mkdir(parents=True)
+        shutil.copytree(content, place / CONTENT)
+    link_or_copy_tree(artifacts, place / ARTIFACTS)
+    outputs = digest_outputs(place)
+    receipt = Receipt(
+        stage=stage.name,
+        key=key,
+        key_parts=key_parts,
+        outputs=outputs,
+        content_digest=content_digest_of(outputs),
+        times=_NO_TIMES,
+        host=describe_host(),
+    )
+    write_receipt(place, receipt)
+    return receipt
+
+
+_NO_TIMES: Mapping[str, Any] = {"started_utc": "1970-01-01T00:00:00+00:00", "seconds": 0.0}
