@@ -193,6 +193,9 @@ def replay(
     record: Annotated[
         bool, typer.Option("--record", help="Write what is found as the golden's expectations.")
     ] = False,
+    sign: Annotated[
+        bool, typer.Option("--sign", help="Countersign the bundle with the verdict, beside it.")
+    ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML.")] = None,
     summary: Annotated[
         Path | None, typer.Option(help="Write a Markdown summary, fit for a CI job.")
@@ -228,6 +231,7 @@ def replay(
             summary=summary,
             output=output,
             record=record,
+            sign=sign,
             as_json=as_json,
         )
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
+from appliance.bundle.keys import load_or_create_key
 from appliance.cli.places import user_cache_dir
 from appliance.errors import (
     ApplianceError,
@@ -19,6 +21,7 @@ from appliance.errors import (
     ReplayError,
 )
 from appliance.files import write_atomic
+from appliance.replay.countersign import check_can_be_signed, countersign
 from appliance.replay.document import write_verdict
 from appliance.replay.junit import write_junit
 from appliance.replay.levels import Level
@@ -56,6 +59,7 @@ class ReplayRequest:
     summary: Path | None
     output: Path | None
     record: bool
+    sign: bool
     as_json: bool
 
 
@@ -76,7 +80,10 @@ def replay_target(request: ReplayRequest) -> None:
                     _record(subject, options, as_json=request.as_json)
                     continue
                 done = replay(subject, options, _announcer(as_json=request.as_json))
-                documents.append(write_verdict(done, WorkFolder(options.work_dir).verdict_path))
+                document = write_verdict(done, WorkFolder(options.work_dir).verdict_path)
+                documents.append(document)
+                if request.sign:
+                    _sign(done, document, request.places.key_dir)
         except ApplianceError as error:
             if len(targets) == 1 and not (request.junit or request.summary):
                 raise
@@ -157,6 +164,12 @@ def _record(subject: Subject, options: ReplayOptions, *, as_json: bool) -> None:
         )
     path = record(subject, options, _announcer(as_json=as_json))
     typer.echo(f"Recorded: {path}", err=True)
+
+
+def _sign(done: Replay, document: Mapping[str, Any], key_dir: Path | None) -> None:
+    check_can_be_signed(done)
+    path = countersign(done, document, load_or_create_key(key_dir))
+    typer.echo(f"Countersigned: {path}", err=True)
 
 
 def _write_reports(

@@ -31,6 +31,7 @@ def verdict_document(replay: Replay) -> dict[str, Any]:
             "identity": subject.identity,
             "manifest_sha256": subject.manifest_sha256,
         },
+        "content_digest": None if subject.report is None else subject.report.content_digest,
         "verdict": verdict.conclusion.value,
         "level": None if verdict.level is None else verdict.level.value,
         "reason": verdict.reason,

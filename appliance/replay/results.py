@@ -37,8 +37,15 @@ class StageResult:
     @property
     def seconds(self) -> float | None:
         """How long the stage took."""
-        value = None if self.receipt is None else self.receipt.times.get("seconds")
+        times = None if self.receipt is None else self.receipt.times
+        value = times.get("seconds") if isinstance(times, Mapping) else None
         return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def host(self) -> Mapping[str, Any]:
+        """What the receipt says of the machine beside the platform; empty when it says nothing."""
+        host = None if self.receipt is None else self.receipt.host
+        return host if isinstance(host, Mapping) else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
