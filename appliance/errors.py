@@ -128,10 +128,22 @@ class RunFolderBusyError(ApplianceError):
     exit_code = 33
 
 
+class ImageError(ApplianceError):
+    """A container image is missing, cannot be built, or is not the one that was pinned."""
+
+    exit_code = 34
+
+
+class OutOfMemoryError(ApplianceError):
+    """A stage used more memory than its container may."""
+
+    exit_code = 35
+
+
 class ReplayError(ApplianceError):
     """What is to be replayed or compared is not there, or not as it is asked for."""
 
-    exit_code = 19
+    exit_code = 44
 
 
 class NotReproducedError(ApplianceError):

@@ -22,6 +22,7 @@ def add_evaluation_commands(app: typer.Typer) -> None:
     """Register these commands."""
     app.command("evaluate")(evaluate)
     app.command("serve")(serve)
+    app.command("compare")(compare)
 
 
 def evaluate(
@@ -141,5 +142,51 @@ def serve(
         default_prompt=default_prompt,
         cpu_threads=cpu_threads,
         max_message_mib=max_message_mib,
+        as_json=as_json,
+    )
+
+
+EvaluationArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="An evaluation: the output of `evaluate`, a run folder, or a bundle.",
+        show_default=False,
+    ),
+]
+
+
+def compare(
+    first: EvaluationArgument,
+    second: EvaluationArgument,
+    *,
+    first_label: Annotated[
+        str | None,
+        typer.Option("--first-label", help="Its name in the sentence.", show_default=False),
+    ] = None,
+    second_label: Annotated[
+        str | None,
+        typer.Option("--second-label", help="Its name in the sentence.", show_default=False),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Test equivalence: the difference of rates that counts as none, e.g. 0.1. Declare"
+            " it before you look.",
+            show_default=False,
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Level of the tests.")] = 0.05,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two evaluations of one task: rates, intervals, the exact test, one sentence."""
+    from appliance.cli.comparisons import compare as compare_folders
+
+    compare_folders(
+        first,
+        second,
+        first_label=first_label,
+        second_label=second_label,
+        margin=margin,
+        alpha=alpha,
         as_json=as_json,
     )

@@ -73,7 +73,7 @@ def evaluate_policy(
             evaluate(
                 request,
                 asked.policy,
-                simulator_factory(asked.spec, parts[OBSERVED]),
+                simulator_factory(manifest, asked.spec, parts[OBSERVED]),
                 content_dir=parts[CONTENT],
                 observed_dir=parts[OBSERVED],
                 artifacts_dir=parts[ARTIFACTS],
@@ -132,12 +132,17 @@ def _open_local(manifest: Manifest, place: PolicyPlace) -> _Asked:
         files, _ = find_in_run(place.run_dir.resolve(), step)
     else:
         assert place.checkpoint is not None
+        named = manifest.train.tokenizer
+        tokenizer = place.tokenizer
+        if tokenizer is None and named is not None:
+            tokenizer = manifest.base_dir / named.path
         files = find_in_checkpoint(
             place.checkpoint.resolve(),
             PRESETS[manifest.train.config],
             which=place.step,
             norm_stats=place.norm_stats,
-            tokenizer=place.tokenizer,
+            tokenizer=tokenizer,
+            tokenizer_sha256=None if place.tokenizer or named is None else named.sha256,
         )
     opened = open_policy(files, sampling_steps=manifest.eval.sampling_steps)
     return _Asked(

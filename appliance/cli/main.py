@@ -19,8 +19,9 @@ import typer
 from appliance import __version__
 from appliance.cli.dataset_commands import add_dataset_commands
 from appliance.cli.evaluation_commands import add_evaluation_commands
+from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
-from appliance.cli.options import JsonOption
+from appliance.cli.options import EngineOption, JsonOption
 from appliance.cli.plan_commands import plan_app
 from appliance.errors import ApplianceError
 
@@ -41,6 +42,7 @@ app.add_typer(dataset_app, name="dataset")
 app.add_typer(plan_app, name="plan")
 app.add_typer(norm_stats_app, name="norm-stats")
 app.add_typer(keys_app, name="keys")
+app.add_typer(image_app, name="image")
 
 ManifestArgument = Annotated[
     Path, typer.Argument(help="The manifest (YAML).", show_default=False, metavar="MANIFEST")
@@ -110,26 +112,36 @@ def explain(
     manifest: ManifestArgument,
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what `run` would do, and which changed field makes it do so; run nothing."""
     from appliance.cli.runs import explain_run
 
-    explain_run(manifest, run_dir, cache=cache, as_json=as_json)
+    explain_run(manifest, run_dir, cache=cache, engine=engine, as_json=as_json)
 
 
 @app.command()
 def run(
+    *,
     manifest: ManifestArgument,
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a manifest to a signed audit bundle; continue what was stopped, skip what is done."""
     from appliance.cli.runs import run_manifest
 
-    run_manifest(manifest, run_dir, cache=cache, key_dir=key_dir, as_json=as_json)
+    run_manifest(
+        manifest,
+        run_dir,
+        cache=cache,
+        key_dir=key_dir,
+        engine=engine,
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -156,6 +168,35 @@ def verify(
     from appliance.cli.bundles import verify_bundle_folder
 
     verify_bundle_folder(bundle, key, key_dir, as_json=as_json)
+
+
+@app.command()
+def report(
+    *,
+    target: Annotated[
+        Path,
+        typer.Argument(help="A bundle folder or a run folder.", metavar="TARGET"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The page to write. Default: NAME-report.html here."),
+    ] = None,
+    embed_videos: Annotated[
+        bool,
+        typer.Option(
+            "--embed-videos", help="Put the videos into the page (up to 64 MiB), not links to them."
+        ),
+    ] = False,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
+    ] = None,
+    key_dir: KeyDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a report on a bundle or a run as one HTML page that needs nothing else."""
+    from appliance.cli.reports import report_on
+
+    report_on(target, out, key=key, key_dir=key_dir, embed_videos=embed_videos, as_json=as_json)
 
 
 @app.command()

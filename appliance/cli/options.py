@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,5 +20,11 @@ PlanArgument = Annotated[
         help="The plan: its folder, plan_meta.json or plan_arrays.npz.",
         metavar="PLAN",
         show_default=False,
+    ),
+]
+EngineOption = Annotated[
+    Literal["host", "docker"] | None,
+    typer.Option(
+        "--engine", help="Run the stages on this engine, not the manifest's.", show_default=False
     ),
 ]

@@ -15,9 +15,11 @@ from appliance.cli.manifests import print_warnings
 from appliance.cli.places import default_run_dir, user_cache_dir
 from appliance.cli.progress import show_progress
 from appliance.engine.host import bind_to_engine
+from appliance.engine.watch import watch_claim
 from appliance.manifest.difference import ABSENT
+from appliance.manifest.model import EngineName, Manifest
 from appliance.stages.cache import StageCache
-from appliance.stages.chain import RunOptions, RunResult, run_chain
+from appliance.stages.chain import RunOptions, RunResult, choose_engine, find_engine, run_chain
 from appliance.stages.decide import Action, Decision, decide_chain
 from appliance.stages.execute import execute_stage
 from appliance.stages.manifest import read_manifest
@@ -35,17 +37,18 @@ _WORDS = {
 
 
 def run_manifest(
-    path: Path, run_dir: Path | None, *, cache: bool, key_dir: Path | None, as_json: bool
+    path: Path,
+    run_dir: Path | None,
+    *,
+    cache: bool,
+    key_dir: Path | None,
+    engine: EngineName | None,
+    as_json: bool,
 ) -> None:
     """Run a manifest and say where the bundle is. Raises any ApplianceError."""
     manifest = read_manifest(path)
     print_warnings(manifest)
-    options = RunOptions(
-        run_dir=run_dir or default_run_dir(manifest.name),
-        cache_dir=user_cache_dir() / "stages" if cache else None,
-        scratch_dir=user_cache_dir() / "scratch",
-        key_dir=key_dir,
-    )
+    options = run_options(manifest, run_dir, cache=cache, key_dir=key_dir, engine=engine)
     total = len(stages_for(manifest))
     count = 0
 
@@ -68,16 +71,38 @@ def run_manifest(
         raise ExpectationError("\n".join(result.unmet))
 
 
-def explain_run(path: Path, run_dir: Path | None, *, cache: bool, as_json: bool) -> None:
-    """Print what `run` would do. Raises ManifestError, DatasetError."""
-    manifest = read_manifest(path)
-    folder = RunFolder((run_dir or default_run_dir(manifest.name)).resolve())
+def run_options(
+    manifest: Manifest,
+    run_dir: Path | None,
+    *,
+    cache: bool,
+    key_dir: Path | None = None,
+    engine: EngineName | None = None,
+) -> RunOptions:
+    """Where a run of ``manifest`` works, from what was asked for and this user's places."""
+    return RunOptions(
+        run_dir=run_dir or default_run_dir(manifest.name),
+        cache_dir=user_cache_dir() / "stages" if cache else None,
+        scratch_dir=user_cache_dir() / "scratch",
+        facts_dir=user_cache_dir(),
+        key_dir=key_dir,
+        engine=engine,
+    )
+
+
+def explain_run(
+    path: Path, run_dir: Path | None, *, cache: bool, engine: EngineName | None, as_json: bool
+) -> None:
+    """Print what `run` would do. Raises ManifestError, DatasetError, ImageError."""
+    manifest = choose_engine(read_manifest(path), engine)
+    options = run_options(manifest, run_dir, cache=cache)
+    folder = RunFolder(options.run_dir.resolve())
     decisions = decide_chain(
         stages_for(manifest),
         manifest,
-        resolve_lock(manifest),
+        resolve_lock(manifest, find_engine(manifest, folder, options).environment),
         folder=folder,
-        cache=StageCache(user_cache_dir() / "stages" if cache else None),
+        cache=StageCache(options.cache_dir),
     )
     if as_json:
         typer.echo(json.dumps([_decision_to_dict(each) for each in decisions], indent=2))
@@ -92,6 +117,7 @@ def explain_run(path: Path, run_dir: Path | None, *, cache: bool, as_json: bool)
 def run_one_stage(name: str, run_dir: Path) -> None:
     """Run one stage in this process and print where its result is."""
     bind_to_engine()
+    watch_claim()
     with show_progress(name) as progress:
         receipt = execute_stage(run_dir.resolve(), name, progress)
     if sys.stdout.isatty():

@@ -38,15 +38,16 @@ def serve(
     if sampling_steps is None:
         part = default_values(("eval",)) if manifest is None else manifest.as_dict()["eval"]
         sampling_steps = int(part["sampling_steps"])
-    enter_environment(runtime_with(manifest, cpu_threads))
-    opened = open_policy(files, sampling_steps=sampling_steps)
     try:
-        from appliance.serving.server import serve_policy
+        from appliance.serving.server import check_address, serve_policy
     except ModuleNotFoundError as error:
         raise RuntimeMissingError(
             f"The package {error.name} is not installed, which a policy server needs. Install the"
             " extra `run`."
         ) from error
+    check_address(host, port)
+    enter_environment(runtime_with(manifest, cpu_threads))
+    opened = open_policy(files, sampling_steps=sampling_steps)
     from appliance.serving.service import PolicyService
 
     service = PolicyService(

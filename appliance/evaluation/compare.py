@@ -1,26 +1,43 @@
-"""Two evaluations on the same trials, compared: rates, intervals, a paired test, a sentence."""
+"""Two evaluations compared: rates, intervals, a test, a sentence that a paper could print.
+
+On the same trials the comparison is paired (exact McNemar); on different ones it is not (Fisher's
+exact test), and says so. Evaluations of different tasks, robots or instructions are not compared.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import EvaluationError
-from appliance.evaluation.results import EPISODES_NAME, METRICS_NAME
+from appliance.evaluation.episodes_needed import (
+    episodes_for_equivalence,
+    episodes_for_mcnemar,
+    episodes_for_paired_equivalence,
+)
+from appliance.evaluation.scored import ScoredEvaluation, read_evaluation
 from appliance.evaluation.statistics import (
+    CONFIDENCE,
+    Equivalence,
     Interval,
     PairedCounts,
     count_pairs,
+    difference_interval,
+    equivalence_paired,
+    equivalence_two_proportions,
+    fisher_exact_p,
     mcnemar_exact_p,
     wilson_interval,
 )
-from appliance.files import read_json, storage_errors
 
 SAME_FIELDS = ("task", "task_config", "simulator", "instruction_type")
 """What two evaluations must share beside their seeds for a difference to be the policies'."""
+
+DEFAULT_ALPHA = 0.05
+_EYES = ("cameras", "image_size")
+_TAIL = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,59 +53,172 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A comparison of two evaluations on identical seeds, first against second."""
+    """A comparison of two evaluations, first against second.
+
+    ``pairs`` and ``mcnemar_p`` are there when both played the same trials, ``fisher_p`` when they
+    did not. ``interval`` is the 95 % interval of the difference of rates (Tango's for pairs, else
+    Newcombe's). ``equivalence`` is there when a margin was declared. ``episodes_needed`` is how
+    many trials (a side, if not common) would decide with power 0.8, if the rates seen are true and,
+    for equivalence, equal; None when it is decided or no number up to the bound does.
+    """
 
     first: Side
     second: Side
     difference: float
+    interval: Interval
     intervals_overlap: bool
-    pairs: PairedCounts
-    mcnemar_p: float
-    note: str | None
+    pairs: PairedCounts | None
+    mcnemar_p: float | None
+    fisher_p: float | None
+    equivalence: Equivalence | None
+    episodes_needed: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether both were made on the same trials."""
+        return self.pairs is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, with ``sentence``."""
-        return {**asdict(self), "sentence": self.sentence}
+        """The JSON form, with ``paired``, ``sentence`` and what follows from the equivalence."""
+        value = {**asdict(self), "paired": self.is_paired, "sentence": self.sentence}
+        if self.equivalence is not None:
+            value["equivalence"] |= {
+                "p": self.equivalence.p,
+                "is_equivalent": self.equivalence.is_equivalent,
+            }
+        return value
 
     @property
     def sentence(self) -> str:
-        """The comparison in one sentence that a paper could print, with its note if it has one."""
-        shared = "overlap" if self.intervals_overlap else "do not overlap"
-        text = (
-            f"On the same {self.first.episodes} trials {_describe(self.first)} and"
-            f" {_describe(self.second)}, a difference of {100 * self.difference:+.1f} percentage"
-            f" points (exact McNemar test p = {format_p(self.mcnemar_p)}; {self.pairs.only_first}"
-            f" trials solved only by {self.first.label}, {self.pairs.only_second} only by"
-            f" {self.second.label}); the 95 % Wilson intervals {shared}."
+        """What a paper could print, with its notes."""
+        return " ".join([self._describe_difference(), *self._describe_equivalence(), *self.notes])
+
+    def _describe_difference(self) -> str:
+        low, high = _percent(self.interval)
+        gap = (
+            f"a difference of {100 * self.difference:+.1f} percentage points (95 % interval"
+            f" {low:+.1f} to {high:+.1f}"
         )
-        return text if self.note is None else f"{text} {self.note}"
+        sides = f"{_describe(self.first)} and {_describe(self.second)}"
+        if self.pairs is not None and self.mcnemar_p is not None:
+            return (
+                f"On the same {self.first.episodes} trials {sides}, {gap}; exact McNemar test p ="
+                f" {format_p(self.mcnemar_p)}; {self.pairs.only_first} trials solved only by"
+                f" {self.first.label}, {self.pairs.only_second} only by {self.second.label})."
+            )
+        assert self.fisher_p is not None
+        return (
+            f"On different trials {sides}, {gap}; Fisher's exact test p ="
+            f" {format_p(self.fisher_p)}; unpaired, because the sets of trials differ)."
+        )
+
+    def _describe_equivalence(self) -> list[str]:
+        found = self.equivalence
+        if found is None:
+            return []
+        low, high = _percent(found.interval)
+        shown = "are equivalent" if found.is_equivalent else "are not shown to be equivalent"
+        level = 100 * (1 - 2 * found.alpha)
+        text = (
+            f"Within a margin of {100 * found.margin:g} percentage points the two rates {shown}"
+            f" (two one-sided score tests, p = {format_p(found.p)}, alpha = {found.alpha:g};"
+            f" {level:g} % interval {low:+.1f} to {high:+.1f})."
+        )
+        if found.is_equivalent or self.episodes_needed is None:
+            return [text]
+        trials = "common trials" if self.is_paired else "trials a side"
+        return [text, f"If they are equal, about {self.episodes_needed} {trials} would show it."]
 
 
 def compare_evaluations(
-    first_dir: Path, second_dir: Path, *, first_label: str, second_label: str
+    first_dir: Path,
+    second_dir: Path,
+    *,
+    first_label: str,
+    second_label: str,
+    margin: float | None = None,
+    alpha: float = DEFAULT_ALPHA,
 ) -> Comparison:
-    """Compare the evaluations in two ``content/`` folders, trial by trial.
+    """Compare the evaluations in two ``content/`` folders.
 
-    Raises EvaluationError when they were not made on the same seeds of the same task in the same
-    simulator, StorageError when a file is missing or unreadable.
+    ``margin`` is the difference of rates that counts as none, declared before looking. Raises
+    EvaluationError when they are not of the same task in the same simulator, StorageError when a
+    file is missing or unreadable.
     """
-    first, second = _read_evaluation(first_dir), _read_evaluation(second_dir)
+    first, second = read_evaluation(first_dir), read_evaluation(second_dir)
     for field in SAME_FIELDS:
-        _check_same(field, first.metrics.get(field), second.metrics.get(field))
-    _check_same_seeds(first.successes, second.successes)
+        _check_same(
+            field, _without_eyes(first.metrics.get(field)), _without_eyes(second.metrics.get(field))
+        )
+    sides = _side(first_label, first), _side(second_label, second)
+    if set(first.successes) == set(second.successes):
+        return _compare_pairs(first, second, sides, margin, alpha)
+    return _compare_independent(first, second, sides, margin, alpha)
+
+
+def _compare_pairs(
+    first: ScoredEvaluation,
+    second: ScoredEvaluation,
+    sides: tuple[Side, Side],
+    margin: float | None,
+    alpha: float,
+) -> Comparison:
     seeds = sorted(first.successes)
     pairs = count_pairs(
         [first.successes[seed] for seed in seeds], [second.successes[seed] for seed in seeds]
     )
-    sides = _side(first_label, first.successes), _side(second_label, second.successes)
+    n = pairs.trials
+    p = mcnemar_exact_p(pairs.only_first, pairs.only_second)
+    found = None if margin is None else equivalence_paired(pairs, margin=margin, alpha=alpha)
+    needed = None
+    if found is not None and not found.is_equivalent:
+        discordant = (pairs.only_first + pairs.only_second) / n
+        needed = episodes_for_paired_equivalence(discordant, found.margin, alpha)
+    elif found is None and p > alpha:
+        needed = episodes_for_mcnemar(pairs.only_first / n, pairs.only_second / n, alpha)
     return Comparison(
         first=sides[0],
         second=sides[1],
         difference=sides[0].success_rate - sides[1].success_rate,
+        interval=equivalence_paired(pairs, margin=0.5, alpha=_TAIL).interval,
         intervals_overlap=sides[0].wilson_interval.overlaps(sides[1].wilson_interval),
         pairs=pairs,
-        mcnemar_p=mcnemar_exact_p(pairs.only_first, pairs.only_second),
-        note=first.metrics.get("note"),
+        mcnemar_p=p,
+        fisher_p=None,
+        equivalence=found,
+        episodes_needed=needed,
+        notes=_notes(first, second),
+    )
+
+
+def _compare_independent(
+    first: ScoredEvaluation,
+    second: ScoredEvaluation,
+    sides: tuple[Side, Side],
+    margin: float | None,
+    alpha: float,
+) -> Comparison:
+    counts = (sides[0].successes, sides[0].episodes, sides[1].successes, sides[1].episodes)
+    found = None
+    needed = None
+    if margin is not None:
+        found = equivalence_two_proportions(*counts, margin=margin, alpha=alpha)
+    if found is not None and not found.is_equivalent:
+        rate = (counts[0] + counts[2]) / (counts[1] + counts[3])
+        needed = episodes_for_equivalence(rate, found.margin, alpha)
+    return Comparison(
+        first=sides[0],
+        second=sides[1],
+        difference=sides[0].success_rate - sides[1].success_rate,
+        interval=difference_interval(*counts),
+        intervals_overlap=sides[0].wilson_interval.overlaps(sides[1].wilson_interval),
+        pairs=None,
+        mcnemar_p=None,
+        fisher_p=fisher_exact_p(*counts),
+        equivalence=found,
+        episodes_needed=needed,
+        notes=_notes(first, second),
     )
 
 
@@ -97,67 +227,67 @@ def format_p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Evaluation:
-    metrics: Mapping[str, Any]
-    successes: Mapping[int, bool]
-
-
-def _read_evaluation(content_dir: Path) -> _Evaluation:
-    metrics = read_json(content_dir / METRICS_NAME)
-    path = content_dir / EPISODES_NAME
-    with storage_errors(path, "reading the episodes"):
-        lines = path.read_bytes().splitlines()
-    try:
-        rows = [json.loads(line) for line in lines]
-        successes = {int(row["seed"]): row["outcome"] == "success" for row in rows}
-        counted = (int(metrics["successes"]), int(metrics["episodes"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(
-            f"{content_dir}: not the records of an evaluation ({error!r}). Name the content folder"
-            " of an evaluation."
-        ) from error
-    if counted != (sum(successes.values()), len(rows)) or len(successes) != len(rows):
-        raise EvaluationError(
-            f"{content_dir}: {METRICS_NAME} counts {counted[0]} successes of {counted[1]}, but"
-            f" {EPISODES_NAME} holds {sum(successes.values())} of {len(rows)}. One of them was"
-            " changed; evaluate again."
+def _notes(first: ScoredEvaluation, second: ScoredEvaluation) -> tuple[str, ...]:
+    """What a reader must know beside the figures."""
+    notes = []
+    common = sorted(set(first.successes) & set(second.successes))
+    if common and len(common) < max(len(first.successes), len(second.successes)):
+        notes.append(f"{len(common)} trials are in both sets; pin one list for a sharper test.")
+    moved = [seed for seed in common if first.starts[seed] != second.starts[seed]]
+    if moved:
+        notes.append(
+            f"{len(moved)} common trials began from another state of the robot (first: seed"
+            f" {moved[0]}): the simulators are not the same."
         )
-    return _Evaluation(metrics=metrics, successes=successes)
+    for side in (first, second):
+        if side.metrics["policy"].get("noise", "controlled") != "controlled":
+            notes.append("A policy server drew its own noise: a repetition may differ.")
+            break
+    note = first.metrics.get("note")
+    return (*notes, str(note)) if note else tuple(notes)
 
 
 def _check_same(field: str, first: object, second: object) -> None:
-    if first != second:
-        raise EvaluationError(
-            f"The two evaluations differ in {field}: {first!r} and {second!r}. A difference of"
-            " rates would not be one of policies; evaluate both alike."
-        )
+    if first == second:
+        return
+    raise EvaluationError(
+        f"The two evaluations differ in {field}: {_difference(first, second)}. A difference of"
+        " rates would not be one of policies; evaluate both alike."
+    )
 
 
-def _check_same_seeds(first: Mapping[int, bool], second: Mapping[int, bool]) -> None:
-    odd = sorted(set(first) ^ set(second))
-    if odd:
-        shown = ", ".join(map(str, odd[:5])) + (", ..." if len(odd) > 5 else "")
-        raise EvaluationError(
-            f"The two evaluations were not made on the same trials: {len(odd)} seeds are in one of"
-            f" them only ({shown}). Evaluate both with the same list in eval.trials."
-        )
+def _without_eyes(value: object) -> object:
+    """The simulator without the pictures it drew: which ones is the policy's own affair."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: item for key, item in value.items() if key not in _EYES}
 
 
-def _side(label: str, successes: Mapping[int, bool]) -> Side:
-    solved = sum(successes.values())
+def _difference(first: object, second: object) -> str:
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return f"{first!r} and {second!r}"
+    keys = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+    return ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in keys)
+
+
+def _side(label: str, evaluation: ScoredEvaluation) -> Side:
+    solved, episodes = sum(evaluation.successes.values()), len(evaluation.successes)
     return Side(
         label=label,
         successes=solved,
-        episodes=len(successes),
-        success_rate=solved / len(successes),
-        wilson_interval=wilson_interval(solved, len(successes)),
+        episodes=episodes,
+        success_rate=solved / episodes,
+        wilson_interval=wilson_interval(solved, episodes),
     )
 
 
 def _describe(side: Side) -> str:
-    low, high = 100 * side.wilson_interval.low, 100 * side.wilson_interval.high
+    low, high = _percent(side.wilson_interval)
     return (
-        f"{side.label} succeeded in {side.successes} ({100 * side.success_rate:.1f} %, 95 % Wilson"
-        f" interval {low:.1f} to {high:.1f} %)"
+        f"{side.label} succeeded in {side.successes} of {side.episodes}"
+        f" ({100 * side.success_rate:.1f} %, 95 % Wilson interval {low:.1f} to {high:.1f} %)"
     )
+
+
+def _percent(interval: Interval) -> tuple[float, float]:
+    return 100 * interval.low, 100 * interval.high

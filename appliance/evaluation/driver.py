@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.digest import sha256_bytes
+from appliance.errors import ApplianceError, PolicyServerError
 from appliance.evaluation.journal import Journal
 from appliance.evaluation.policy_queries import PolicyQueries
 from appliance.evaluation.protocols import (
@@ -24,7 +25,7 @@ from appliance.evaluation.protocols import (
     SimulatorFactory,
     SimulatorProtocol,
 )
-from appliance.evaluation.records import Episode, crashed_episode
+from appliance.evaluation.records import Episode, unplayed_episode
 from appliance.evaluation.request import EvalRequest, check_request
 from appliance.evaluation.results import (
     VIDEOS_NAME,
@@ -43,6 +44,7 @@ from appliance.evaluation.workers import (
     work_through,
 )
 from appliance.files import remove_leftovers
+from appliance.simulator.faults import UnplayableTrialError
 
 JOURNAL_NAME = "journal.jsonl"
 
@@ -82,7 +84,9 @@ def evaluate(
     No simulator is started when every episode is already in the journal.
 
     Raises EvaluationError (request, trials, another evaluation's journal), SimulatorError (cannot
-    be started), StorageError; what was finished stays, and calling again goes on from there.
+    be started, or nothing can be done with it), PolicyServerError (gone), StorageError; what was
+    finished stays, and calling again goes on from there. An episode in which the policy was lost is
+    not finished: it is played again.
     """
     check_request(request, policy)
     for folder in (content_dir, observed_dir):
@@ -102,7 +106,11 @@ def evaluate(
     with _closing(workers):
         trials = _find_trials(run)
         write_trials(content_dir, trials)
-        _play_trials(run, trials)
+        try:
+            _play_trials(run, trials)
+        except PolicyServerError as error:
+            journal.append("policy_lost", {"error": str(error)})
+            raise
     write_content(content_dir, request, trials, read_finished(journal))
     write_observed(observed_dir, request, journal)
 
@@ -183,22 +191,27 @@ def _play_trial(
     """Play one trial; its video and its record are on disk before this returns."""
     began_s = time.monotonic()
 
-    def play(simulator: SimulatorProtocol) -> tuple[Episode, dict[str, object]]:
+    def play(simulator: SimulatorProtocol) -> tuple[Rollout, Episode, dict[str, object]]:
         with contextlib.ExitStack() as stack:
             recorder = stack.enter_context(VideoRecorder()) if run.request.video else None
             rollout = Rollout(simulator, run.queries, episode=number, seed=seed, recorder=recorder)
             episode = rollout.play(run.request.instruction_type, run.request.action_steps)
-            observed: dict[str, object] = {"detail": rollout.detail, **rollout.times.to_dict()}
+            observed: dict[str, object] = {**rollout.times.to_dict()}
             if recorder is not None and recorder.frame_count:
                 observed |= _write_video(run.videos_dir, recorder, episode)
-            return episode, observed
+            return rollout, episode, observed
 
-    failure = None
+    failure: ApplianceError | None = None
     try:
-        episode, observed = worker.attempt(f"trial {number} (seed {seed})", play)
-    except SimulatorFailedTwiceError as error:
+        rollout, episode, observed = worker.attempt(f"trial {number} (seed {seed})", play)
+        if rollout.error is not None:
+            observed["detail"] = str(rollout.error)
+            failure = rollout.error if rollout.error.failure_class == "policy" else None
+    except (SimulatorFailedTwiceError, UnplayableTrialError) as error:
         failure = error
-        episode, observed = crashed_episode(episode=number, seed=seed), {"detail": str(error)}
+        failure_class = getattr(error, "failure_class", "unplayable")
+        episode = unplayed_episode(episode=number, seed=seed, failure_class=failure_class)
+        observed = {"detail": str(error)}
     seconds = round(time.monotonic() - began_s, 3)
     row = {"record": episode.to_dict(), "seconds": seconds, "worker": worker.number}
     findings.add("episode", {**row, **observed}, failure)

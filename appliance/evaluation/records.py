@@ -1,7 +1,15 @@
 """The record of one episode, as it stands in ``episodes.jsonl``.
 
 Outcomes (Plan-STaR 4): ``success``; ``timeout``: the step limit was reached; ``exception``: raised
-in the rollout; ``other``: ended without success before the limit.
+in the rollout; ``other``: ended without success before the limit. Failure classes say what stopped
+an episode that neither succeeded nor ran into the limit:
+
+``action_shape``, ``action_not_finite``: the policy gave nothing that can be executed (exception).
+``policy``: the policy raised (exception).
+``simulator``: its process was lost in two attempts, killed or over its time (exception).
+``task``: RoboTwin's code raised in two attempts, each in a fresh process (exception).
+``unplayable``: the pinned trial cannot be begun on this machine (other).
+``ended_early``: the task ended itself before its limit (other).
 """
 
 from __future__ import annotations
@@ -11,6 +19,15 @@ from typing import Any
 
 OUTCOMES = ("success", "timeout", "exception", "other")
 FAILURES = OUTCOMES[1:]
+FAILURE_CLASSES = (
+    "action_shape",
+    "action_not_finite",
+    "policy",
+    "simulator",
+    "task",
+    "unplayable",
+    "ended_early",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +36,8 @@ class Episode:
 
     ``actions_sha256`` is over the executed actions, little-endian float32, 14 an action, in order.
     ``first_state_sha256`` is over the robot's first state alone (physics, no pixels), so that it
-    may agree where pictures do not. ``failure_class`` says what ended an ``exception``:
-    ``action_shape``, ``action_not_finite`` or ``simulator`` (it failed in two fresh attempts: the
-    task raised, or the process was lost; then nothing of the rollout is recorded, because how far
-    a lost process came is a matter of luck).
+    may agree where pictures do not. Of a trial stopped by ``simulator``, ``task`` or ``unplayable``
+    nothing of a rollout is recorded: how far a lost process came is a matter of luck.
     """
 
     episode: int
@@ -41,6 +56,7 @@ class Episode:
         return asdict(self)
 
 
-def crashed_episode(*, episode: int, seed: int) -> Episode:
-    """The record of a trial in which the simulator failed again after a restart."""
-    return Episode(episode=episode, seed=seed, outcome="exception", failure_class="simulator")
+def unplayed_episode(*, episode: int, seed: int, failure_class: str) -> Episode:
+    """The record of a trial of which no rollout could be finished."""
+    outcome = "other" if failure_class == "unplayable" else "exception"
+    return Episode(episode=episode, seed=seed, outcome=outcome, failure_class=failure_class)

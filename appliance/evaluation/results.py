@@ -14,7 +14,7 @@ from typing import Any
 
 from appliance.digest import canonical_json
 from appliance.evaluation.journal import Journal
-from appliance.evaluation.records import FAILURES, Episode
+from appliance.evaluation.records import FAILURE_CLASSES, FAILURES, Episode
 from appliance.evaluation.request import EvalRequest
 from appliance.evaluation.statistics import CONFIDENCE, wilson_interval
 from appliance.evaluation.trials import TrialList
@@ -26,6 +26,7 @@ METRICS_NAME = "metrics.json"
 OBSERVED_METRICS_NAME = "_metrics.json"
 RESULT_NAME = "_result.txt"
 VIDEOS_NAME = "videos"
+FAULT_KINDS = ("failed", "policy_lost")
 
 ROBOTWIN_SIMULATOR = {"embodiment": "aloha-agilex", "planner": "curobo", "shader": "rt"}
 """What RoboTwin's published numbers are measured with."""
@@ -71,6 +72,7 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     """The figures of section 4: counts, rate, Wilson interval, mean steps of the successes."""
     steps = [episode.steps for episode in episodes if episode.outcome == "success"]
     outcomes = [episode.outcome for episode in episodes]
+    classes = [episode.failure_class for episode in episodes]
     return {
         "episodes": len(episodes),
         "successes": len(steps),
@@ -78,6 +80,7 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
         "wilson_interval": asdict(wilson_interval(len(steps), len(episodes))),
         "avg_steps_success": sum(steps) / len(steps) if steps else None,
         "failure_counts": {failure: outcomes.count(failure) for failure in FAILURES},
+        "failure_classes": {name: classes.count(name) for name in FAILURE_CLASSES},
     }
 
 
@@ -103,6 +106,7 @@ def write_observed(observed_dir: Path, request: EvalRequest, journal: Journal) -
         "eval_time_sec": round(journal.wall_time_s, 3),
         "started_at_utc": journal.started_at_utc,
         "simulator_failures": len(journal.of_kind("failed")),
+        "faults": [_without(row, "at_s") for row in journal.rows if row["kind"] in FAULT_KINDS],
         "simulator_versions": _newest_description(journal),
         "episode_rows": [_observed_row(row) for row in rows],
     }
@@ -124,9 +128,13 @@ def _newest_description(journal: Journal) -> Mapping[str, Any]:
 
 
 def _observed_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    observed = {key: value for key, value in row.items() if key not in ("kind", "at_s", "record")}
+    observed = _without(row, "kind", "at_s", "record")
     record = row["record"]
     return {**record, "success": record["outcome"] == "success", **observed}
+
+
+def _without(row: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in keys}
 
 
 def _remove_stray_videos(observed_dir: Path, named: set[str]) -> None:

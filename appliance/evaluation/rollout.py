@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.errors import SimulatorError
 from appliance.evaluation.policy_queries import PolicyQueries, UnusableActionsError
 from appliance.evaluation.protocols import HEAD_CAMERA, SimulatorProtocol
 from appliance.evaluation.records import Episode
 from appliance.evaluation.video import VideoRecorder
+from appliance.simulator.faults import TaskRaisedError
 from appliance.simulator.values import Observation, StepResult, digest_observation
 
 
@@ -43,7 +43,7 @@ class Rollout:
         recorder: VideoRecorder | None,
     ) -> None:
         self.times = RolloutTimes()
-        self.detail = ""
+        self.error: UnusableActionsError | None = None
         self._simulator = simulator
         self._queries = queries
         self._episode = episode
@@ -59,7 +59,7 @@ class Rollout:
         try:
             return self._play(instruction_type, action_steps)
         except UnusableActionsError as error:
-            self.detail = str(error)
+            self.error = error
             return self._record("exception", error.failure_class)
 
     def _play(self, instruction_type: str, action_steps: int) -> Episode:
@@ -82,8 +82,10 @@ class Rollout:
             self.times.step_s += time.monotonic() - asked_s
             if result.success:
                 return self._record("success")
-            if result.done:
+            if result.done and result.at_limit:
                 return self._record("timeout")
+            if result.done:
+                return self._record("other", "ended_early")
             observation = result.observation
 
     def _execute(self, actions_KxA: NDArray[np.float32]) -> StepResult:
@@ -95,7 +97,7 @@ class Rollout:
             for frame_HxWx3 in result.frames_FxHxWx3:
                 self._recorder.add(frame_HxWx3)
         if result.steps_taken == 0 and not result.done:
-            raise SimulatorError(
+            raise TaskRaisedError(
                 f"The simulator executed none of {len(actions_KxA)} actions and did not end the"
                 f" trial (seed {self._seed}, step {self._steps})."
             )

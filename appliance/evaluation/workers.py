@@ -1,8 +1,9 @@
 """Simulator processes at work: started when first needed, restarted when lost, one thread each.
 
-A job whose simulator fails (killed, crashed, hung, or the task raised) is done once more in a fresh
-process; the second failure is the job's result. Everything a job needs is in the job, so the number
-of workers and the order they finish in change no result.
+A job whose simulator fails (killed, crashed, over its time, or the task raised) is done once more
+in a fresh process; the second failure is the job's result. Each failure is in the journal.
+Everything a job needs is in the job, so the number of workers and the order they finish in change
+no result.
 """
 
 from __future__ import annotations
@@ -13,9 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from appliance.errors import SimulatorError
+from appliance.errors import (
+    ApplianceError,
+    EvaluationError,
+    PolicyRaisedError,
+    SimulatorError,
+)
 from appliance.evaluation.journal import Journal
 from appliance.evaluation.protocols import SimulatorFactory, SimulatorProtocol
+from appliance.simulator.faults import SimulatorLostError, TaskRaisedError, UnplayableTrialError
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +33,21 @@ Result = TypeVar("Result")
 
 
 class SimulatorFailedTwiceError(SimulatorError):
-    """The simulator failed twice on the same job."""
+    """The simulator failed twice on a job; ``failure_class`` is ``simulator`` or ``task``."""
+
+    def __init__(self, what: str, error: SimulatorError) -> None:
+        super().__init__(f"The simulator failed twice during {what}: {error}")
+        self.failure_class = "task" if isinstance(error, TaskRaisedError) else "simulator"
 
 
 class Findings:
     """What jobs of one kind found, on its way to the journal.
 
-    A job the simulator failed twice is a finding about the trial only if simulators can do such
-    jobs here at all. Until one has been done, such findings wait; a third one in waiting ends the
-    evaluation with nothing of them recorded, so that a machine without memory or with a broken
-    renderer is not written down as a policy's failures.
+    A job that failed by no fault of the actions (the simulator failed twice, the trial cannot be
+    begun, the policy raised) is a finding about the trial only if such jobs can be done here at
+    all. Until one has been done, such findings wait; a third one in waiting ends the evaluation
+    with nothing of them recorded, so that a machine without memory, a broken renderer, another
+    machine's trials or a server of another robot are not written down as a policy's failures.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -44,20 +56,16 @@ class Findings:
         self._waiting: list[tuple[str, Mapping[str, object]]] = []
         self._anything_worked = False
 
-    def add(
-        self, kind: str, row: Mapping[str, object], failure: SimulatorFailedTwiceError | None
-    ) -> None:
-        """Record a finding; ``failure`` says that the simulator failed. Raises SimulatorError."""
+    def add(self, kind: str, row: Mapping[str, object], failure: ApplianceError | None) -> None:
+        """Record a finding; ``failure`` says why the job could not be done.
+
+        Raises the hopeless case: SimulatorError, EvaluationError or PolicyRaisedError.
+        """
         with self._lock:
             if failure is not None and not self._anything_worked:
                 self._waiting.append((kind, row))
                 if len(self._waiting) >= HOPELESS_FAILURES:
-                    raise SimulatorError(
-                        f"The simulator failed twice on each of the first {HOPELESS_FAILURES}"
-                        f" things asked of it, in fresh processes. {failure} Nothing of this is"
-                        " counted against the policy. Check memory and renderer, then run the same"
-                        " command again."
-                    )
+                    raise _hopeless(failure)
                 return
             self._anything_worked |= failure is None
             self._write_waiting()
@@ -87,24 +95,23 @@ class SimulatorWorker:
     def attempt(self, what: str, do: Callable[[SimulatorProtocol], Result]) -> Result:
         """Return ``do(simulator)``; a failed simulator is replaced, and ``do`` called again.
 
-        ``what`` names the job in the journal. Raises SimulatorFailedTwiceError the second time, and
-        whatever starting a simulator raises (no rendering device, nothing installed).
+        ``what`` names the job in the journal. Raises SimulatorFailedTwiceError the second time,
+        UnplayableTrialError at once, and whatever starting a simulator raises (no rendering device,
+        nothing installed).
         """
         for tries_left in (1, 0):
             simulator = self._started()
             try:
                 return do(simulator)
+            except UnplayableTrialError:
+                raise
             except SimulatorError as error:
                 self._discard()
                 if self._stopped.is_set():
                     raise
-                logger.warning("Simulator %d failed during %s: %s", self.number, what, error)
-                row = {"worker": self.number, "job": what, "again": tries_left == 1}
-                self._journal.append("failed", {**row, "error": str(error)})
+                self._note_failure(what, error, again=tries_left == 1)
                 if tries_left == 0:
-                    raise SimulatorFailedTwiceError(
-                        f"The simulator failed twice during {what}: {error}"
-                    ) from error
+                    raise SimulatorFailedTwiceError(what, error) from error
         raise AssertionError("unreachable")
 
     def close(self) -> None:
@@ -113,13 +120,30 @@ class SimulatorWorker:
         self._discard()
 
     def _started(self) -> SimulatorProtocol:
+        """The running simulator; one that is lost while it starts is tried once more."""
         if self._simulator is None:
-            simulator = self._factory(self.number)
-            self._simulator = simulator
-            simulator.start()
-            row = {"worker": self.number, "description": dict(simulator.describe())}
-            self._journal.append("started", row)
+            try:
+                return self._start()
+            except SimulatorLostError as error:
+                self._discard()
+                if self._stopped.is_set():
+                    raise
+                self._note_failure("its start", error, again=True)
+            return self._start()
         return self._simulator
+
+    def _start(self) -> SimulatorProtocol:
+        simulator = self._factory(self.number)
+        self._simulator = simulator
+        simulator.start()
+        row = {"worker": self.number, "description": dict(simulator.describe())}
+        self._journal.append("started", row)
+        return simulator
+
+    def _note_failure(self, what: str, error: SimulatorError, *, again: bool) -> None:
+        logger.warning("Simulator %d failed during %s: %s", self.number, what, error)
+        row = {"worker": self.number, "job": what, "again": again, "error": str(error)}
+        self._journal.append("failed", row)
 
     def _discard(self) -> None:
         simulator, self._simulator = self._simulator, None
@@ -159,3 +183,23 @@ def work_through(
             for worker in workers:
                 worker.close()
             raise
+
+
+def _hopeless(failure: ApplianceError) -> ApplianceError:
+    """The error that ends an evaluation of which nothing could be done."""
+    first = f"Nothing worked on the first {HOPELESS_FAILURES} trials"
+    again = "Nothing of this is counted against the policy."
+    if isinstance(failure, UnplayableTrialError):
+        return EvaluationError(
+            f"{first}: they cannot be begun on this machine. {failure} {again} Pin other trials, or"
+            " leave eval.trials out to search for some."
+        )
+    if isinstance(failure, SimulatorError):
+        return SimulatorError(
+            f"{first}: the simulator failed twice on each, in fresh processes. {failure} {again}"
+            " Check memory, renderer and eval.call_timeout_s, then run the same command again."
+        )
+    return PolicyRaisedError(
+        f"{first}: the policy raised on each. {failure} {again} Check that it is a policy for this"
+        " robot and these cameras, then run the same command again."
+    )

@@ -19,6 +19,7 @@ from appliance.manifest.finding import Finding
 Part = TypeVar("Part")
 
 CpuIsa = Literal["SSE4_2", "AVX", "AVX2", "AVX512", "AVX512_VNNI", "AVX512_BF16", "AMX", "AMX_FP16"]
+EngineName = Literal["host", "docker", "slurm"]
 TrainPreset = Literal[
     "pi0_tiny_aloha_robotwin", "pi0_base_aloha_robotwin_lora", "pi0_base_aloha_robotwin_full"
 ]
@@ -101,6 +102,7 @@ class EvalPart:
     instruction_type: Literal["unseen", "seen"]
     action_steps: int
     query_batch: int
+    call_timeout_s: int
     sampling_steps: int
     trials: tuple[int, ...] | None
     video: bool
@@ -108,13 +110,18 @@ class EvalPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimePart:
-    """Where and how the stages run."""
+    """Where and how the stages run; ``image`` and what follows are for engine docker."""
 
-    engine: Literal["host", "docker", "slurm"]
+    engine: EngineName
     cpu_threads: int
     cpu_max_isa: CpuIsa
     gpus: int
     network: Literal["none"]
+    image: str | None
+    image_digest: str | None
+    memory_gib: float | None
+    cpus: float | None
+    pids: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

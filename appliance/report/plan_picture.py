@@ -8,8 +8,7 @@ every colour vision, and no line is told by its colour alone. Letters: L frames,
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from appliance.errors import PlanError
 from appliance.files import write_atomic
 from appliance.report.plan_summary import EpisodeView
+from appliance.report.state_panels import StatePanel, find_gripper_dims, group_dims
 
 FORMATS = (".png", ".svg")
 
@@ -57,15 +57,6 @@ _STYLE: Mapping[str, Any] = {
     "svg.fonttype": "path",
     "text.parse_math": False,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Curves:
-    """One panel's state dimensions: title with unit, and each curve's label and dimension."""
-
-    title: str
-    labels: tuple[str, ...]
-    dims: tuple[int, ...]
 
 
 def draw_episode(
@@ -107,9 +98,9 @@ def _make_figure(
     names: Sequence[str] | None,
     meta: Mapping[str, Any],
 ) -> Figure:
-    grippers = _gripper_dims(meta, 0 if state_LxS is None else state_LxS.shape[1])
+    grippers = find_gripper_dims(meta, 0 if state_LxS is None else state_LxS.shape[1])
     num_dims = 0 if state_LxS is None else state_LxS.shape[1]
-    panels = [*_group_dims(num_dims, grippers, names)]
+    panels = [*group_dims(num_dims, grippers, names)]
     heights = [0.32, *(1.0 if panel.dims == grippers else 1.7 for panel in panels), 1.5]
     height = _TOP_IN + _BOTTOM_IN + 1.2 * sum(heights)
     columns = max((_count_columns(len(panel.dims)) for panel in panels), default=1)
@@ -152,44 +143,6 @@ def _make_figure(
     return figure
 
 
-def _gripper_dims(meta: Mapping[str, Any], num_dims: int) -> tuple[int, ...]:
-    event = meta.get("gripper_event")
-    dims = event.get("gripper_dims") if isinstance(event, Mapping) else None
-    if not isinstance(dims, list):
-        return ()
-    return tuple(dim for dim in dims if isinstance(dim, int) and 0 <= dim < num_dims)
-
-
-def _group_dims(
-    num_dims: int, grippers: tuple[int, ...], names: Sequence[str] | None
-) -> Iterator[_Curves]:
-    """Panels of the joints, by side where their names tell it, and one of the grippers."""
-    labels = names if names is not None and len(names) == num_dims else None
-    joints = [dim for dim in range(num_dims) if dim not in grippers]
-    sides: dict[str, list[int]] = {}
-    for dim in joints:
-        first = labels[dim].split("_")[0] if labels else ""
-        sides.setdefault(first if first in ("left", "right") else "", []).append(dim)
-    for side, dims in sides.items():
-        prefix = f"{side}_" if side else ""
-        yield _Curves(
-            title=f"{side or 'state'} {'arm ' if side else ''}(rad)".replace("  ", " "),
-            labels=tuple(
-                labels[dim].removeprefix(prefix).replace("_", " ") if labels else f"dimension {dim}"
-                for dim in dims
-            ),
-            dims=tuple(dims),
-        )
-    if grippers:
-        yield _Curves(
-            title="gripper\n(1 = open)",
-            labels=tuple(
-                labels[dim].replace("_", " ") if labels else f"dimension {dim}" for dim in grippers
-            ),
-            dims=grippers,
-        )
-
-
 def _describe_title(view: EpisodeView, meta: Mapping[str, Any]) -> str:
     strategy = meta.get("stage_strategy")
     kind = strategy.get("type") if isinstance(strategy, Mapping) else None
@@ -230,12 +183,12 @@ def _draw_stage_strip(axis: Axes, view: EpisodeView) -> None:
     axis.set_ylim(0, 1)
 
 
-def _draw_curves(axis: Axes, panel: _Curves, state_LxS: NDArray[np.floating[Any]]) -> None:
+def _draw_curves(axis: Axes, panel: StatePanel, state_LxS: NDArray[np.floating[Any]]) -> None:
     frames = np.arange(len(state_LxS), dtype=np.int64)
     for place, (dim, label) in enumerate(zip(panel.dims, panel.labels, strict=True)):
         color, style = _LINES[place % len(_LINES)]
         axis.plot(frames, state_LxS[:, dim], color=color, linestyle=style, label=label)
-    axis.set_ylabel(panel.title)
+    axis.set_ylabel(panel.title.replace(" (", "\n(") if panel.has_events else panel.title)
 
 
 def _draw_events(axis: Axes, view: EpisodeView) -> None:

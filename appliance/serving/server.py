@@ -14,6 +14,7 @@ import contextlib
 import http
 import logging
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -72,11 +73,8 @@ class PolicyServer:
                     logger=_quiet_logger(),
                     process_request=_answer_health_check,
                 )
-            except (OSError, OverflowError) as error:
-                raise PolicyServerError(
-                    f"{host}:{port}: no server can listen there ({error}). Choose another --port"
-                    " (0 takes a free one) or --host."
-                ) from error
+            except OSError as error:
+                raise _cannot_listen(host, port, error) from error
             async with server:
                 on_ready(*next(iter(server.sockets)).getsockname()[:2])
                 await self._stopping.wait()
@@ -145,6 +143,22 @@ async def _refuse(connection: websocket_server.ServerConnection, error: Exceptio
     await connection.send(text)
     reason = "Internal server error. Traceback included in previous frame."
     await connection.close(CloseCode.INTERNAL_ERROR, reason)
+
+
+def check_address(host: str, port: int) -> None:
+    """See that a server could listen there, before anything long; raises PolicyServerError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> PolicyServerError:
+    return PolicyServerError(
+        f"{host}:{port}: no server can listen there ({error}). Choose another --port (0 takes a"
+        " free one) or --host."
+    )
 
 
 def _quiet_logger() -> logging.Logger:

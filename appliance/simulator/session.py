@@ -22,6 +22,7 @@ from appliance.simulator.adapter import (
     take_pictures,
     unstable_error,
 )
+from appliance.simulator.faults import UnplayableTrialError
 from appliance.simulator.instructions import draw_instruction
 from appliance.simulator.spec import SimulatorSpec
 from appliance.simulator.values import Demonstration, ExpertOutcome, Observation, StepResult
@@ -72,12 +73,12 @@ class Session:
         """Begin the trial ``seed`` and return its first observation.
 
         The expert plays the seed first (unless it did before), because its run fills the
-        instruction. Raises SimulatorError when the scene cannot be set up.
+        instruction. Raises UnplayableTrialError when the expert left nothing to fill it with.
         """
         outcome = self.expert_check(seed)
         gaps = self._experts[seed].gaps
         if gaps is None:
-            raise SimulatorError(
+            raise UnplayableTrialError(
                 f"task {self._spec.task}, seed {seed}: the expert cannot play this seed"
                 f" ({outcome.reason}), so there is no instruction for it. Leave the seed out."
             )
@@ -104,6 +105,7 @@ class Session:
         return StepResult(
             observation=self._observe(),
             done=_has_ended(task),
+            at_limit=task.take_action_cnt >= task.step_lim,
             success=bool(task.eval_success),
             steps_taken=task.take_action_cnt - before,
             steps_total=task.take_action_cnt,

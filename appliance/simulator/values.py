@@ -50,12 +50,14 @@ class StepResult:
     """What one chunk of actions led to.
 
     ``steps_taken`` counts the actions executed by this call, ``steps_total`` those of the episode.
-    ``done`` means success or the step limit. ``frames_FxHxWx3`` holds the head camera after each
+    ``done`` means that no further action is taken: success, the step limit (``at_limit``), or
+    whatever else ends a task. ``frames_FxHxWx3`` holds the head camera after each
     executed action (F = steps_taken), or F = 0 when no video was asked for.
     """
 
     observation: Observation
     done: bool
+    at_limit: bool
     success: bool
     steps_taken: int
     steps_total: int

@@ -27,6 +27,9 @@ from appliance.errors import BundleNotIntactError
 from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
+from appliance.report.page import write_report
+from appliance.report.report_input import REPORT_FILE, ReportInput
+from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
 from appliance.stages.definition import CONTENT, OBSERVED
 from appliance.stages.pins import without_place
@@ -72,6 +75,7 @@ def make_bundle(
         content = {"manifest.json": asked}
         for name, place in places.items():
             content |= collect_files(place / CONTENT, name)
+        observed = _observed_files(folder, places)
         digest = content_digest(
             {f"{CONTENT}/{name}": sha256_file(path) for name, path in content.items()}
         )
@@ -80,10 +84,12 @@ def make_bundle(
         written = found is None or not _same_receipts(target, places)
         if written:
             set_aside(target, "replaced")
+            page = Path(scratch) / REPORT_FILE
+            write_report(_report_input(manifest, digest, content, observed), page)
             sources = BundleSources(
                 name=manifest.name,
                 content=content,
-                observed=_observed_files(folder, places),
+                observed={**observed, REPORT_FILE: page},
                 manifest=manifest.as_dict(),
                 lock=lock.to_dict(),
                 steps=_describe_steps(manifest, receipts, sha256_file(asked)),
@@ -110,7 +116,9 @@ def make_bundle(
 
 
 def identity_of(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as far as it decides the result: not where files lie, not what is expected.
+    """The manifest as far as it decides the result.
+
+    Not where files lie, what is expected, or which engine runs the stages.
 
     The manifest as it was written goes into ``observed/`` and, normalized, into the statement.
     """
@@ -119,7 +127,24 @@ def identity_of(manifest: Manifest) -> dict[str, Any]:
     value["dataset"] = {name: item for name, item in value["dataset"].items() if name != "root"}
     for name in ("init", "tokenizer"):
         value["train"][name] = without_place(value["train"][name])
+    value["runtime"] = result_runtime(manifest)
     return value
+
+
+def _report_input(
+    manifest: Manifest, digest: str, content: Mapping[str, Path], observed: Mapping[str, Path]
+) -> ReportInput:
+    """What the report inside the bundle is made from: the bundle's files as they will lie there."""
+    files = {f"{CONTENT}/{name}": path for name, path in content.items()}
+    files |= {f"{OBSERVED}/{name}": path for name, path in observed.items()}
+    return ReportInput(
+        files=files,
+        name=manifest.name,
+        manifest=manifest.as_dict(),
+        content_digest=digest,
+        levels=LEVELS,
+        place=f"{OBSERVED}/{REPORT_FILE}",
+    )
 
 
 def _find_intact(target: Path, digest: str, key_dir: Path | None) -> VerifyReport | None:
@@ -141,6 +166,7 @@ def _same_receipts(target: Path, places: Mapping[str, Path]) -> bool:
 
 def _observed_files(folder: RunFolder, places: Mapping[str, Path]) -> dict[str, Path]:
     files = {"manifest.yaml": folder.manifest_path, "lock.json": folder.lock_path}
+    files |= collect_files(folder.environment_dir, "environment")
     for name, place in places.items():
         files[f"receipts/{name}.json"] = place / RECEIPT_FILE
         files |= collect_files(place / OBSERVED, name)

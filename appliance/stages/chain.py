@@ -9,21 +9,21 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key
-from appliance.engine.host import pinned_environment, run_stage_process
 from appliance.errors import ManifestError, StageFailedError
 from appliance.files import storage_errors, write_atomic
 from appliance.manifest.lock import Lock
-from appliance.manifest.model import Manifest
+from appliance.manifest.model import EngineName, Manifest
 from appliance.policy.presets import PRESETS
 from appliance.stages.bundle import BundleResult, make_bundle
 from appliance.stages.cache import StageCache
 from appliance.stages.decide import Action, Decision, decide_stage, read_previous
 from appliance.stages.declare import DECLARED_STAGE, declare_before_training
 from appliance.stages.definition import Stage
+from appliance.stages.engines import Engine, open_engine
 from appliance.stages.execute import record_stage
 from appliance.stages.expectations import check_stage_expectations, find_unmet_expectations
 from appliance.stages.manifest import read_manifest
@@ -39,14 +39,17 @@ class RunOptions:
     """Where a run works; nothing here changes a result.
 
     ``cache_dir`` None switches the shared cache off. ``scratch_dir`` holds compiled programs and
-    the like; ``key_dir`` None is the user's own key folder, ``passphrase`` asks for the words an
-    encrypted key there needs.
+    the like, ``facts_dir`` what images were found to hold; ``key_dir`` None is the user's own key
+    folder, ``passphrase`` asks for the words an encrypted key there needs. ``engine`` None is the
+    manifest's.
     """
 
     run_dir: Path
     cache_dir: Path | None
     scratch_dir: Path
     key_dir: Path | None
+    facts_dir: Path | None = None
+    engine: EngineName | None = None
     passphrase: Passphrase | None = None
 
 
@@ -72,7 +75,7 @@ def run_chain(
     ``announce`` is called with each stage's decision before the stage starts.
     Raises any ApplianceError; KeyboardInterrupt on Ctrl-C. Finished stages are kept in every case.
     """
-    manifest = read_manifest(manifest_path)
+    manifest = choose_engine(read_manifest(manifest_path), options.engine)
     check_before_running(manifest)
     folder = RunFolder(options.run_dir.resolve())
     with open_chain(manifest, folder, options) as chain:
@@ -110,14 +113,33 @@ def check_before_running(manifest: Manifest) -> None:
             f"eval.action_steps: {manifest.eval.action_steps} is more than the {horizon} actions"
             f" {manifest.train.config} gives for a query. Use {horizon} or less."
         )
-    if manifest.runtime.engine != "host":
+
+
+def choose_engine(manifest: Manifest, engine: EngineName | None) -> Manifest:
+    """The manifest with another engine; it decides no result. Raises ManifestError."""
+    if engine is None or engine == manifest.runtime.engine:
+        return manifest
+    if engine == "host" and manifest.runtime.gpus:
         raise ManifestError(
-            f"runtime.engine: {manifest.runtime.engine} is not available in this version. Use host."
+            f"--engine host: the manifest asks for runtime.gpus: {manifest.runtime.gpus}, and the"
+            " host engine runs stages on the CPU. Use --engine docker."
         )
+    return replace(manifest, runtime=replace(manifest.runtime, engine=engine))
+
+
+def find_engine(manifest: Manifest, folder: RunFolder, options: RunOptions) -> Engine:
+    """The engine of a run in ``folder``. Raises ManifestError, ImageError, RuntimeMissingError."""
+    return open_engine(
+        manifest,
+        run_dir=folder.path,
+        scratch_dir=options.scratch_dir,
+        facts_dir=options.facts_dir or options.scratch_dir,
+        key_dir=options.key_dir,
+    )
 
 
 def prepare_run_folder(
-    folder: RunFolder, manifest: Manifest, lock: Lock, options: RunOptions
+    folder: RunFolder, manifest: Manifest, lock: Lock, scratch_dir: Path
 ) -> None:
     """Write what stage processes read: manifest, lock, and where the dataset lies."""
     with storage_errors(manifest.source_path, "reading the manifest"):
@@ -127,7 +149,7 @@ def prepare_run_folder(
     state = folder.read_state()
     state["manifest_dir"] = str(manifest.base_dir.resolve())
     state["dataset_root"] = str(dataset_root(manifest))
-    state["scratch_dir"] = str(options.scratch_dir)
+    state["scratch_dir"] = str(scratch_dir)
     folder.write_state(state)
 
 
@@ -146,12 +168,15 @@ class StageExitError(StageFailedError):
 def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> Iterator[Chain]:
     """Hold the run folder, resolve the manifest, and write what stage processes read.
 
-    Raises DatasetError when the data is not the pinned data, RunFolderBusyError, StorageError.
+    Raises ImageError and RuntimeMissingError when the engine cannot be had, DatasetError when the
+    data is not the pinned data, RunFolderBusyError, StorageError.
     """
     folder.create()
     with folder.claimed() as claim:
-        lock = resolve_lock(manifest)
-        prepare_run_folder(folder, manifest, lock, options)
+        engine = find_engine(manifest, folder, options)
+        lock = resolve_lock(manifest, engine.environment)
+        prepare_run_folder(folder, manifest, lock, engine.scratch_dir)
+        engine.prepare(folder)
         signer = functools.cache(
             lambda: load_or_create_key(options.key_dir, passphrase=options.passphrase)
         )
@@ -160,6 +185,7 @@ def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> It
             lock=lock,
             folder=folder,
             options=options,
+            engine=engine,
             claim=claim,
             signer=signer,
         )
@@ -176,6 +202,7 @@ class Chain:
     lock: Lock
     folder: RunFolder
     options: RunOptions
+    engine: Engine
     claim: int
     signer: Callable[[], SigningKey]
     results: dict[str, Receipt] = field(default_factory=dict)
@@ -233,13 +260,6 @@ class Chain:
         return receipt
 
     def _run(self, stage: Stage) -> None:
-        runtime = self.manifest.runtime
-        pinned = pinned_environment(
-            cpu_threads=runtime.cpu_threads,
-            cpu_max_isa=runtime.cpu_max_isa,
-            gpus=runtime.gpus,
-            scratch_dir=self.options.scratch_dir,
-        )
-        code = run_stage_process(stage.name, self.folder.path, pinned, keep_open=(self.claim,))
+        code = self.engine.run_stage(stage.name, self.folder, self.claim)
         if code:
             raise StageExitError(stage.name, code)

@@ -17,7 +17,7 @@ from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.stages.cache import StageCache
 from appliance.stages.definition import Stage
-from appliance.stages.environment import stage_environment_parts
+from appliance.stages.environment import locked_environment_parts
 from appliance.stages.receipt import Receipt, find_damage, read_receipt, stage_key
 from appliance.stages.run_folder import RunFolder
 
@@ -70,8 +70,8 @@ def build_key_parts(
         "dataset": {name: lock.dataset[name] for name in ("fingerprint", "media")},
         "files": {key: value for key, value in lock.files.items() if _takes(parts, key)},
         "inputs": dict(sorted(upstream.items())),
-        "environment": stage_environment_parts(
-            stage.rooms, stage.packages, _result_runtime(manifest)
+        "environment": locked_environment_parts(
+            lock, stage.rooms, stage.packages, result_runtime(manifest)
         ),
     }
 
@@ -204,6 +204,7 @@ def _takes(parts: Mapping[str, Any], key: str) -> bool:
     return isinstance(value, Mapping)
 
 
-def _result_runtime(manifest: Manifest) -> dict[str, Any]:
+def result_runtime(manifest: Manifest) -> dict[str, Any]:
+    """The part of ``runtime`` that decides results; which engine runs a stage is none of it."""
     runtime = manifest.as_dict()["runtime"]
     return {name: runtime[name] for name in ("cpu_threads", "cpu_max_isa", "gpus")}

@@ -11,14 +11,18 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from appliance import __version__
 from appliance.digest import sha256_file, tree_digest
+from appliance.manifest.difference import changed_fields
+from appliance.manifest.lock import Lock
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 BASE_ROOMS = ("errors", "files", "digest", "streams", "manifest", "stages", "engine")
+IMAGE = "image"
 SOURCE_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".glsl", ".frag", ".vert")
 
 
@@ -125,13 +129,73 @@ def _os_name() -> str | None:
         return None
 
 
-def stage_environment_parts(
-    rooms: Iterable[str], packages: Iterable[str], runtime: Mapping[str, Any]
+class Environment(Protocol):
+    """What stages will run in, as far as it decides their results."""
+
+    @property
+    def platform(self) -> Mapping[str, Any]:
+        """What ``describe_platform`` says in a stage process."""
+
+    @property
+    def image(self) -> Mapping[str, Any] | None:
+        """The container image: id, digest, and the digest of its inventory; None on the host."""
+
+    def package_versions(self, names: Iterable[str]) -> dict[str, str | None]:
+        """Installed version of each distribution; None where it is not installed."""
+
+    def source_digests(self, rooms: Iterable[str]) -> dict[str, str]:
+        """Tree digest of the source of each room, those every stage uses included."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEnvironment:
+    """The environment of this very process; ``image`` is the container image it runs in, if any."""
+
+    image: Mapping[str, Any] | None = None
+
+    @property
+    def platform(self) -> Mapping[str, Any]:
+        """See :class:`Environment`."""
+        return describe_platform()
+
+    def package_versions(self, names: Iterable[str]) -> dict[str, str | None]:
+        """See :class:`Environment`."""
+        return package_versions(names)
+
+    def source_digests(self, rooms: Iterable[str]) -> dict[str, str]:
+        """See :class:`Environment`."""
+        return source_digests(rooms)
+
+
+def locked_environment_parts(
+    lock: Lock, rooms: Iterable[str], packages: Iterable[str], runtime: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All of the environment that enters a stage's key."""
+    """All of the environment that enters a stage's key, as the lock has it.
+
+    Of a container image this is its inventory (what is installed in it), not its id: an image built
+    again from the same sources keeps every result, one with a patched library keeps none.
+    """
+    platform = lock.to_dict()["platform"]
+    image = platform.pop(IMAGE, None)
     return {
-        "packages": package_versions(packages),
-        "source": source_digests(rooms),
-        "platform": describe_platform(),
+        "packages": {name: lock.packages.get(name) for name in sorted(packages)},
+        "source": {room: lock.sources.get(room) for room in sorted({*BASE_ROOMS, *rooms})},
+        "platform": platform,
         "runtime": dict(runtime),
+        **({} if image is None else {IMAGE: image["inventory"]}),
     }
+
+
+def find_environment_changes(
+    lock: Lock, environment: Environment, rooms: Iterable[str], packages: Iterable[str]
+) -> list[str]:
+    """What of the locked environment is not so in ``environment``, as ``name: locked, found``."""
+    locked = locked_environment_parts(lock, rooms, packages, {})
+    found: dict[str, Any] = {
+        "packages": environment.package_versions(packages),
+        "source": environment.source_digests(rooms),
+        "platform": dict(environment.platform),
+        "runtime": {},
+        **({IMAGE: locked[IMAGE]} if IMAGE in locked else {}),
+    }
+    return [f"{path}: {old}, now {new}" for path, old, new in changed_fields(locked, found)]

@@ -53,7 +53,7 @@ def _run(context: StageContext) -> None:
             workers=min(context.manifest.runtime.cpu_threads, part.episodes),
         ),
         opened.policy,
-        simulator_factory(spec, context.observed),
+        simulator_factory(context.manifest, spec, context.observed),
         content_dir=context.content,
         observed_dir=context.observed,
         artifacts_dir=context.artifacts,
@@ -85,11 +85,15 @@ def make_request(
     )
 
 
-def simulator_factory(spec: SimulatorSpec, observed: Path) -> SimulatorFactory:
+def simulator_factory(manifest: Manifest, spec: SimulatorSpec, observed: Path) -> SimulatorFactory:
     """Makes the simulators of ``spec``; their logs go to the folder ``observed``."""
     from appliance.simulator.worker import SimulatorProcess
 
-    return lambda number: SimulatorProcess(spec, log_path=observed / f"simulator-{number}.log")
+    return lambda number: SimulatorProcess(
+        spec,
+        log_path=observed / f"simulator-{number}.log",
+        call_timeout_s=manifest.eval.call_timeout_s,
+    )
 
 
 def simulator_spec(manifest: Manifest, config: TrainConfig) -> SimulatorSpec:

@@ -21,7 +21,11 @@ from appliance.manifest.model import Manifest
 from appliance.stages import spot_check
 from appliance.stages.decide import build_key_parts, read_previous
 from appliance.stages.definition import Progress, Stage, StageContext
-from appliance.stages.environment import describe_host
+from appliance.stages.environment import (
+    OwnEnvironment,
+    describe_host,
+    find_environment_changes,
+)
 from appliance.stages.installed import ENVIRONMENT_FILE, write_environment
 from appliance.stages.manifest import read_manifest
 from appliance.stages.receipt import (
@@ -34,6 +38,8 @@ from appliance.stages.receipt import (
 )
 from appliance.stages.registry import find_stage
 from appliance.stages.run_folder import RunFolder
+
+_SHOWN_CHANGES = 3
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +88,7 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
         stage = spot_check.stage(run.manifest, spot_check.read_spot_check(run.folder))
     else:
         stage = find_stage(run.manifest, name)
+    _check_environment(run, stage)
     inputs, digests = _finished_inputs(run, stage)
     key_parts = build_key_parts(stage, run.manifest, run.lock, digests)
     key = stage_key(key_parts)
@@ -125,6 +132,17 @@ def record_stage(folder: RunFolder, stage: str, place: Path) -> None:
     state = folder.read_state()
     state["stages"] = {**state.get("stages", {}), stage: place.name}
     folder.write_state(state)
+
+
+def _check_environment(run: LoadedRun, stage: Stage) -> None:
+    """See that this process is what the lock says. Raises StageFailedError naming what is not."""
+    changes = find_environment_changes(run.lock, OwnEnvironment(), stage.rooms, stage.packages)
+    if changes:
+        raise StageFailedError(
+            f"The stage {stage.name} cannot run: its environment is not the one in"
+            f" {run.folder.lock_path} ({'; '.join(changes[:_SHOWN_CHANGES])}). It changed since the"
+            " run began: run the same command again."
+        )
 
 
 def _finished_inputs(run: LoadedRun, stage: Stage) -> tuple[dict[str, Path], dict[str, str]]:

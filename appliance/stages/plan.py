@@ -1,6 +1,7 @@
 """Stage `plan`: build the sampling plan (Plan-STaR section 1). Pure NumPy; no image is read.
 
 Content: ``plan_meta.json``, ``plan_arrays.npz`` and the expected exposure for the train budget.
+Observed: where the kept episodes lie in the dataset, for pictures where the dataset is not at hand.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
 
 
 def _run(context: StageContext) -> None:
-    from appliance.dataset.columns import read_columns
+    from appliance.dataset.columns import STATE, read_columns
+    from appliance.dataset.info import read_info
     from appliance.plan.build import build_plan
     from appliance.plan.exposure import compute_exposure
     from appliance.plan.files import write_plan
     from appliance.plan.params import PlanParams
+    from appliance.report.plan_record import RECORD_FILE, describe_episodes
 
     manifest = context.manifest
     params = PlanParams.from_mapping(manifest.plan or {})
@@ -63,6 +66,9 @@ def _run(context: StageContext) -> None:
         replacement=params.replacement if override is None else override,
     )
     write_json(context.content / "exposure.json", dict(exposure.to_mapping()))
+    state = read_info(context.dataset_root).features.get(STATE)
+    record = describe_episodes(plan, columns.to_plan_columns(), state.names if state else None)
+    write_json(context.observed / RECORD_FILE, record)
 
 
 STAGE = Stage(

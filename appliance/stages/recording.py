@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 from appliance.dataset.record import Recording, record_dataset
+from appliance.simulator.process import play_demonstrations
 from appliance.simulator.spec import SimulatorSpec
-from appliance.simulator.worker import SimulatorProcess, play_demonstrations
+from appliance.simulator.worker import SimulatorProcess
 from appliance.stages.definition import Progress
 from appliance.stages.environment import package_versions
 

@@ -13,7 +13,7 @@ from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.norm_stats.files import find_norm_stats
 from appliance.policy.tokenizer import check_tokenizer_digest
-from appliance.stages.environment import describe_platform, package_versions, source_digests
+from appliance.stages.environment import IMAGE, Environment, OwnEnvironment
 from appliance.stages.pins import (
     check_fingerprint,
     check_weights_form,
@@ -24,8 +24,12 @@ from appliance.stages.pins import (
 from appliance.stages.registry import stages_for
 
 
-def resolve_lock(manifest: Manifest) -> Lock:
-    """Resolve ``manifest`` on this machine. Raises DatasetError when the dataset is not the one."""
+def resolve_lock(manifest: Manifest, environment: Environment | None = None) -> Lock:
+    """Resolve ``manifest`` for ``environment``; None is this very installation.
+
+    Raises DatasetError when the dataset is not the pinned one.
+    """
+    environment = environment or OwnEnvironment()
     root = dataset_root(manifest)
     info = read_info(root)
     columns = read_columns(root)
@@ -48,13 +52,16 @@ def resolve_lock(manifest: Manifest) -> Lock:
         files=_file_digests(manifest),
         packages={
             name: version
-            for name, version in package_versions(
+            for name, version in environment.package_versions(
                 {name for stage in stages for name in stage.packages}
             ).items()
             if version is not None
         },
-        platform=describe_platform(),
-        sources=source_digests({room for stage in stages for room in stage.rooms}),
+        platform={
+            **environment.platform,
+            **({} if environment.image is None else {IMAGE: environment.image}),
+        },
+        sources=environment.source_digests({room for stage in stages for room in stage.rooms}),
     )
 
 

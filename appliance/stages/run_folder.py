@@ -4,6 +4,7 @@
 RUN_DIR/
   manifest.yaml      the manifest as it was given
   lock.json          every name resolved to a digest
+  environment/       the container image the stages ran in, and what is installed in it
   run.json           which stage folders make up the present result
   stages/NAME-KEY/   one folder a stage result; unfinished without receipt.json; never overwritten
   bundles/DIGEST/    signed audit bundles; `bundle` links to the newest
@@ -52,6 +53,16 @@ class RunFolder:
     def state_path(self) -> Path:
         """Which stage folders belong together, and where the dataset is."""
         return self.path / "run.json"
+
+    @property
+    def claim_path(self) -> Path:
+        """The file whose lock says that a run works here."""
+        return self.path / ".busy"
+
+    @property
+    def environment_dir(self) -> Path:
+        """What is known of the image stages ran in; no such folder after a run on the host."""
+        return self.path / "environment"
 
     @property
     def bundles_dir(self) -> Path:
@@ -103,7 +114,7 @@ class RunFolder:
         its chain is not joined by a second one. The claim ends with the last of them, however they
         end. Raises RunFolderBusyError when another process holds it.
         """
-        path = self.path / ".busy"
+        path = self.claim_path
         with storage_errors(path, "claiming the run folder"):
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

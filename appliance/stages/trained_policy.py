@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.digest import sha256_file, tree_digest
 from appliance.errors import CheckpointError, NormStatsError
-from appliance.files import read_json
+from appliance.files import read_json, storage_errors
 from appliance.manifest.model import Manifest
 from appliance.policy.presets import PRESETS, TrainConfig
 from appliance.stages.train import EXP_NAME
@@ -25,8 +25,8 @@ class PolicyFiles:
     """What a trained policy is made of.
 
     ``recorded_leaves`` are the digests its training wrote down, None for a checkpoint from
-    elsewhere; ``tokenizer_path`` is a SentencePiece model, for the configurations that need one,
-    and ``tokenizer_sha256`` its digest where one is pinned.
+    elsewhere; ``tokenizer_path`` is a SentencePiece model, of SHA-256 ``tokenizer_sha256``, where
+    the preset's own tokenizer does not read the prompts.
     """
 
     config: TrainConfig
@@ -57,17 +57,17 @@ def find_after_training(
     from appliance.evaluation.checkpoints import find_checkpoint
 
     config = PRESETS[manifest.train.config]
+    named = manifest.train.tokenizer
     checkpoints = train / "artifacts" / "checkpoints" / config.name / EXP_NAME
     step, folder = find_checkpoint(checkpoints, which)
-    tokenizer = manifest.train.tokenizer
     return PolicyFiles(
         config=config,
         step=step,
         params_dir=folder / PARAMS,
         norm_stats_path=norm_stats / "content" / "norm_stats.json",
         recorded_leaves=read_json(train / "content" / "checkpoint_leaves.json")[str(step)],
-        tokenizer_path=None if tokenizer is None else manifest_dir / tokenizer.path,
-        tokenizer_sha256=None if tokenizer is None else tokenizer.sha256,
+        tokenizer_path=None if named is None else manifest_dir / named.path,
+        tokenizer_sha256=None if named is None else named.sha256,
     )
 
 
@@ -78,12 +78,14 @@ def find_in_checkpoint(
     which: int | str | None = None,
     norm_stats: Path | None = None,
     tokenizer: Path | None = None,
+    tokenizer_sha256: str | None = None,
 ) -> PolicyFiles:
     """The policy in a checkpoint of openpi's layout.
 
     ``checkpoint`` is the folder of one (with ``params`` in it) or of several by number, of which
     ``which`` is taken, by default the last. Without ``norm_stats`` the checkpoint's own are taken,
-    if it holds one set. Raises CheckpointError, NormStatsError.
+    if it holds one set; without ``tokenizer_sha256`` the file ``tokenizer`` is taken as it is.
+    Raises CheckpointError, NormStatsError, StorageError.
     """
     from appliance.evaluation.checkpoints import find_checkpoint
 
@@ -91,12 +93,16 @@ def find_in_checkpoint(
         step, folder = int(checkpoint.name) if checkpoint.name.isdecimal() else 0, checkpoint
     else:
         step, folder = find_checkpoint(checkpoint, "latest" if which is None else which)
+    if tokenizer is not None and tokenizer_sha256 is None:
+        with storage_errors(tokenizer, "reading the tokenizer model"):
+            tokenizer_sha256 = sha256_file(tokenizer)
     return PolicyFiles(
         config=config,
         step=step,
         params_dir=folder / PARAMS,
         norm_stats_path=norm_stats or _own_norm_stats(folder),
         tokenizer_path=tokenizer,
+        tokenizer_sha256=tokenizer_sha256,
     )
 
 
@@ -121,9 +127,7 @@ def open_policy(files: PolicyFiles, *, sampling_steps: int) -> OpenedPolicy:
 
     norm_stats = read_norm_stats(files.norm_stats_path)
     tokenizer = make_tokenizer(
-        files.config,
-        model_path=files.tokenizer_path,
-        model_sha256=files.tokenizer_sha256,
+        files.config, model_path=files.tokenizer_path, model_sha256=files.tokenizer_sha256
     )
     params = load_params(files.params_dir, abstract_params(files.config.model))
     leaves = digest_leaves(params)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from appliance.stages.chain import RunOptions, prepare_run_folder
+from appliance.stages.chain import prepare_run_folder
 from appliance.stages.manifest import read_manifest
 from appliance.stages.resolve import resolve_lock
 from appliance.stages.run_folder import RunFolder
@@ -16,10 +16,7 @@ def prepare(manifest_path: Path, run_dir: Path) -> RunFolder:
     manifest = read_manifest(manifest_path)
     folder = RunFolder(run_dir.resolve())
     folder.create()
-    options = RunOptions(
-        run_dir=run_dir, cache_dir=None, scratch_dir=run_dir / "scratch", key_dir=run_dir / "keys"
-    )
-    prepare_run_folder(folder, manifest, resolve_lock(manifest), options)
+    prepare_run_folder(folder, manifest, resolve_lock(manifest), run_dir / "scratch")
     return folder
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from appliance.errors import SimulatorError
 from appliance.evaluation.driver import evaluate
 from appliance.evaluation.request import EvalRequest
+from appliance.simulator.faults import SimulatorLostError
 from appliance.simulator.values import ExpertOutcome, Observation, StepResult
 
 HORIZON = 4
@@ -25,6 +26,7 @@ class World:
     """What all simulators of a test share: reasons of skips, planned faults, and a log of calls."""
 
     skips: Mapping[int, str] = field(default_factory=dict)
+    gives_up: Sequence[int] = ()
     before_call: Callable[[str, int], None] = lambda name, seed: None
     calls: list[tuple[str, int]] = field(default_factory=list)
     started: int = 0
@@ -54,6 +56,7 @@ class FakeSimulator:
     def reset(self, seed: int, instruction_type: str) -> Observation:
         self._called("reset", seed)
         self._seed, self._steps, self._solved = seed, 0, False
+        self._gives_up = seed in self._world.gives_up
         self._instruction = f"{instruction_type} instruction {seed % 3}"
         return self._observe()
 
@@ -71,6 +74,7 @@ class FakeSimulator:
         return StepResult(
             observation=self._observe(),
             done=self._ended(),
+            at_limit=self._steps >= STEP_LIMIT,
             success=self._solved,
             steps_taken=self._steps - before,
             steps_total=self._steps,
@@ -78,7 +82,7 @@ class FakeSimulator:
         )
 
     def _ended(self) -> bool:
-        return self._solved or self._steps >= STEP_LIMIT
+        return self._solved or self._steps >= STEP_LIMIT or (self._gives_up and self._steps > 1)
 
     def _called(self, name: str, seed: int) -> None:
         self._world.calls.append((name, seed))
@@ -148,13 +152,20 @@ def read_content(folder: Path) -> dict[str, bytes]:
 
 
 class Crash:
-    """Raises as a dead simulator does the first ``times`` times ``name`` is called for ``seed``."""
+    """Raises ``error`` the first ``times`` times ``name`` is called for ``seed``."""
 
-    def __init__(self, name: str, seed: int, times: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        times: int,
+        error: type[SimulatorError] = SimulatorLostError,
+    ) -> None:
         self._where = (name, seed)
         self._left = times
+        self._error = error
 
     def __call__(self, name: str, seed: int) -> None:
         if (name, seed) == self._where and self._left:
             self._left -= 1
-            raise SimulatorError(f"the simulator process died in {name!r}")
+            raise self._error(f"the simulator failed in {name!r}")

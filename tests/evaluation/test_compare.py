@@ -11,6 +11,7 @@ import scipy.stats
 
 from appliance.errors import EvaluationError, StorageError
 from appliance.evaluation.compare import Comparison, compare_evaluations, format_p
+from appliance.evaluation.statistics import equivalence_two_proportions
 from tests.evaluation.fakes import NoisePolicy, World, run_evaluation
 
 
@@ -36,12 +37,11 @@ def test_a_clear_difference_is_said_in_one_sentence(tmp_path: Path, trained: Pat
     expected = scipy.stats.binomtest(17, 17, 0.5).pvalue
     assert comparison.mcnemar_p == pytest.approx(expected)
     assert comparison.sentence == (
-        "On the same 20 trials trained succeeded in 19 (95.0 %, 95 % Wilson interval 76.4 to"
-        " 99.1 %) and untrained succeeded in 2 (10.0 %, 95 % Wilson interval 2.8 to 30.1 %), a"
-        " difference of +85.0 percentage points (exact McNemar test p = 1.5e-05; 17 trials solved"
-        " only by trained, 0 only by untrained); the 95 % Wilson intervals do not overlap. Measured"
-        " with the embodiment stand_in, the planner ik_toppra and the shader minimal: not a"
-        " RoboTwin score."
+        "On the same 20 trials trained succeeded in 19 of 20 (95.0 %, 95 % Wilson interval 76.4 to"
+        " 99.1 %) and untrained succeeded in 2 of 20 (10.0 %, 95 % Wilson interval 2.8 to 30.1 %),"
+        " a difference of +85.0 percentage points (95 % interval +55.2 to +94.8; exact McNemar test"
+        " p = 1.5e-05; 17 trials solved only by trained, 0 only by untrained). Measured with the"
+        " embodiment stand_in, the planner ik_toppra and the shader minimal: not a RoboTwin score."
     )
     assert json.loads(json.dumps(comparison.to_dict()))["sentence"] == comparison.sentence
 
@@ -55,17 +55,94 @@ def test_pairs_are_matched_by_seed_not_by_place(tmp_path: Path) -> None:
     assert comparison.intervals_overlap
 
 
-def test_other_seeds_are_refused_with_the_odd_ones(tmp_path: Path, trained: Path) -> None:
-    other = run_evaluation(tmp_path / "other", world=World(skips={100003: "unstable"}), episodes=20)
-    with pytest.raises(
-        EvaluationError, match=r"2 seeds are in one of them only \(100003, 100020\)"
-    ):
-        compare(trained, other)
+def test_other_seeds_are_compared_unpaired_and_the_sentence_says_so(
+    tmp_path: Path, trained: Path
+) -> None:
+    fails = list(range(100000, 100012))
+    world = World(skips={100003: "unstable"})
+    policy = NoisePolicy(fails=fails)
+    other = run_evaluation(tmp_path / "other", world=world, policy=policy, episodes=20)
+    comparison = compare(trained, other)
+    assert not comparison.is_paired
+    assert comparison.pairs is None
+    assert comparison.mcnemar_p is None
+    expected = scipy.stats.fisher_exact([[19, 1], [9, 11]]).pvalue
+    assert comparison.fisher_p == pytest.approx(expected)
+    assert comparison.sentence.startswith("On different trials trained succeeded in 19 of 20")
+    assert "unpaired, because the sets of trials differ" in comparison.sentence
+    assert "19 trials are in both sets" in comparison.sentence
+    assert json.loads(json.dumps(comparison.to_dict()))["paired"] is False
+
+
+def test_equivalence_within_a_declared_margin_is_tested_and_said(tmp_path: Path) -> None:
+    episodes = {"episodes": 60}
+    first = evaluate_failing(tmp_path / "a", [100001], **episodes)
+    second = evaluate_failing(tmp_path / "b", [100002], **episodes)
+    wide, narrow = (
+        compare_evaluations(first, second, first_label="A", second_label="B", margin=margin)
+        for margin in (0.2, 0.02)
+    )
+    assert wide.equivalence is not None
+    assert wide.equivalence.is_equivalent
+    assert "Within a margin of 20 percentage points the two rates are equivalent" in wide.sentence
+    assert wide.episodes_needed is None
+    assert narrow.equivalence is not None
+    assert not narrow.equivalence.is_equivalent
+    assert narrow.episodes_needed is not None
+    assert narrow.episodes_needed > 60
+    assert f"about {narrow.episodes_needed} common trials would show it" in narrow.sentence
+    assert narrow.to_dict()["equivalence"]["is_equivalent"] is False
+
+
+def test_equivalence_on_different_trials_is_unpaired(tmp_path: Path) -> None:
+    first = evaluate_failing(tmp_path / "a", [100001], episodes=40)
+    second = evaluate_failing(tmp_path / "b", [200002], episodes=40, seed=1)
+    found = compare_evaluations(first, second, first_label="A", second_label="B", margin=0.1)
+    assert found.equivalence == equivalence_two_proportions(39, 40, 39, 40, margin=0.1)
+    assert not any("both sets" in note for note in found.notes)
+
+
+def test_an_undecided_difference_says_how_many_trials_would_tell(tmp_path: Path) -> None:
+    first = evaluate_failing(tmp_path / "a", [100001, 100002, 100003])
+    second = evaluate_failing(tmp_path / "b", [100001])
+    found = compare(first, second)
+    assert found.mcnemar_p == 0.5
+    assert found.episodes_needed is not None
+    assert found.episodes_needed > 20
+
+
+def test_common_trials_that_began_otherwise_are_pointed_out(tmp_path: Path, trained: Path) -> None:
+    other = evaluate_failing(tmp_path / "other", [])
+    path = other / "episodes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[4]["first_state_sha256"] = "00" * 32
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert (
+        "1 common trials began from another state of the robot" in compare(trained, other).sentence
+    )
+
+
+def test_the_pictures_a_policy_reads_are_its_own_affair(tmp_path: Path) -> None:
+    simulator = {"embodiment": "stand_in", "image_size": [96, 72], "cameras": ["cam_high"]}
+    larger = {**simulator, "image_size": [224, 224], "cameras": ["cam_high", "cam_left_wrist"]}
+    first = evaluate_failing(tmp_path / "a", [], simulator=simulator)
+    second = evaluate_failing(tmp_path / "b", [], simulator=larger)
+    assert compare(first, second).is_paired
+
+
+def test_noise_that_was_not_controlled_is_said(tmp_path: Path, trained: Path) -> None:
+    other = evaluate_failing(tmp_path / "other", [])
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["policy"] = {"server_metadata": {}, "noise": "the server's own, not controlled"}
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    assert "drew its own noise" in compare(trained, other).sentence
 
 
 def test_another_task_or_simulator_is_refused(tmp_path: Path, trained: Path) -> None:
     other = evaluate_failing(tmp_path / "other", [], simulator={"embodiment": "aloha-agilex"})
-    with pytest.raises(EvaluationError, match="differ in simulator"):
+    with pytest.raises(
+        EvaluationError, match=r"differ in simulator: embodiment 'stand_in' and 'aloha-agilex'"
+    ):
         compare(trained, other)
 
 

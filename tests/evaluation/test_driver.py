@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 
 from appliance.digest import sha256_file
-from appliance.errors import EvaluationError, SimulatorError, StorageError
+from appliance.errors import (
+    EvaluationError,
+    PolicyRaisedError,
+    PolicyServerError,
+    SimulatorError,
+    StorageError,
+)
 from appliance.evaluation.driver import evaluate
+from appliance.simulator.faults import SimulatorLostError, TaskRaisedError, UnplayableTrialError
 from appliance.simulator.values import digest_observation
 from appliance.streams import stream
 from tests.evaluation.fakes import (
@@ -25,6 +32,8 @@ from tests.evaluation.fakes import (
     read_content,
     run_evaluation,
 )
+
+FOLDERS = ("content_dir", "observed_dir", "artifacts_dir")
 
 
 def read_rows(content_dir: Path) -> list[dict[str, Any]]:
@@ -157,6 +166,84 @@ def test_an_answer_that_cannot_be_executed_ends_its_episode_and_no_other(
     assert observed["episode_rows"][1]["detail"].startswith("The policy answered")
 
 
+def test_a_task_that_ends_itself_before_its_limit_is_counted_as_other(tmp_path: Path) -> None:
+    content = run_evaluation(tmp_path, world=World(gives_up=[100002]))
+    row = read_rows(content)[2]
+    assert (row["outcome"], row["failure_class"], row["steps"]) == ("other", "ended_early", 2)
+    metrics = read_metrics(content)
+    assert metrics["failure_counts"] == {"timeout": 0, "exception": 0, "other": 1}
+    assert metrics["failure_classes"]["ended_early"] == 1
+
+
+def test_a_pinned_trial_that_cannot_be_begun_is_other_and_costs_no_restart(tmp_path: Path) -> None:
+    world = World(before_call=Crash("reset", 8, times=9, error=UnplayableTrialError))
+    content = run_evaluation(tmp_path, world=world, trials=(7, 8, 9), episodes=3)
+    row = read_rows(content)[1]
+    assert (row["outcome"], row["failure_class"], row["steps"]) == ("other", "unplayable", 0)
+    assert world.started == 1
+
+
+def test_pinned_trials_of_which_none_can_be_begun_are_not_written_down_as_failures(
+    tmp_path: Path,
+) -> None:
+    def refuse(name: str, seed: int) -> None:
+        raise UnplayableTrialError(f"the expert cannot play seed {seed}")
+
+    with pytest.raises(EvaluationError, match=r"first 3 trials.*cannot be begun.*Pin other"):
+        run_evaluation(tmp_path, world=World(before_call=refuse), trials=(7, 8, 9, 10))
+    assert '"kind": "episode"' not in (tmp_path / "observed" / "journal.jsonl").read_text()
+
+
+class RaisingPolicy(NoisePolicy):
+    """Raises when asked for the trials it is told to."""
+
+    def __init__(self, raises: Sequence[int], error: Exception) -> None:
+        super().__init__()
+        self._raises = [seed % 1000 for seed in raises]
+        self._error = error
+
+    def infer(self, observations: Sequence[Mapping[str, Any]], noise: np.ndarray) -> np.ndarray:
+        if int(observations[0]["state"][0]) in self._raises:
+            raise self._error
+        return super().infer(observations, noise)
+
+
+def test_a_policy_that_raises_in_a_trial_ends_that_trial_as_an_exception(tmp_path: Path) -> None:
+    policy = RaisingPolicy([100001], PolicyRaisedError("KeyError: 'cam_low'"))
+    content = run_evaluation(tmp_path, policy=policy)
+    rows = read_rows(content)
+    assert [row["outcome"] for row in rows] == ["success", "exception", "success", "success"]
+    assert rows[1]["failure_class"] == "policy"
+    observed = json.loads((tmp_path / "observed" / "_metrics.json").read_text())
+    assert "cam_low" in observed["episode_rows"][1]["detail"]
+
+
+def test_a_policy_that_raises_on_everything_is_not_scored(tmp_path: Path) -> None:
+    policy = RaisingPolicy(range(100000, 100009), PolicyRaisedError("KeyError: 'cam_low'"))
+    with pytest.raises(PolicyRaisedError, match=r"first 3 trials.*cam_low.*for this robot"):
+        run_evaluation(tmp_path, policy=policy)
+    assert '"kind": "episode"' not in (tmp_path / "observed" / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_policy_lost_in_mid_episode_ends_the_evaluation_which_goes_on_when_it_is_back(
+    tmp_path: Path, workers: int
+) -> None:
+    run_evaluation(tmp_path / "calm", episodes=6)
+    policy = RaisingPolicy([100003], PolicyServerError("the connection was lost"))
+    folder = tmp_path / "lost"
+    with pytest.raises(PolicyServerError, match="connection was lost") as caught:
+        run_evaluation(folder, policy=policy, episodes=6, workers=workers)
+    assert caught.value.exit_code == 19
+    assert '"kind": "policy_lost"' in (folder / "observed" / "journal.jsonl").read_text()
+    again = World()
+    run_evaluation(folder, world=again, episodes=6, workers=workers)
+    assert read_content(folder) == read_content(tmp_path / "calm")
+    assert {seed for name, seed in again.calls if name == "reset"} >= {100003}
+    observed = json.loads((folder / "observed" / "_metrics.json").read_text())
+    assert [fault["kind"] for fault in observed["faults"]] == ["policy_lost"]
+
+
 @pytest.mark.parametrize("name", ["expert_check", "reset", "step"])
 def test_a_simulator_that_fails_once_is_replaced_and_changes_no_result(
     tmp_path: Path, name: str
@@ -171,14 +258,47 @@ def test_a_simulator_that_fails_once_is_replaced_and_changes_no_result(
     assert observed["episode_rows"][2]["video_frames"] == observed["episode_rows"][2]["steps"] + 1
 
 
-def test_a_trial_in_which_the_simulator_fails_twice_counts_as_an_exception(tmp_path: Path) -> None:
-    world = World(before_call=Crash("step", 100002, times=2))
+@pytest.mark.parametrize(
+    ("error", "failure_class"), [(SimulatorLostError, "simulator"), (TaskRaisedError, "task")]
+)
+def test_a_trial_in_which_the_simulator_fails_twice_counts_as_an_exception(
+    tmp_path: Path, error: type[SimulatorError], failure_class: str
+) -> None:
+    world = World(before_call=Crash("step", 100002, times=2, error=error))
     content = run_evaluation(tmp_path, world=world)
     rows = read_rows(content)
     assert [row["outcome"] for row in rows] == ["success", "success", "exception", "success"]
-    assert rows[2]["failure_class"] == "simulator"
+    assert rows[2]["failure_class"] == failure_class
     assert rows[2]["actions_sha256"] is None
     assert world.started == 3
+    observed = json.loads((tmp_path / "observed" / "_metrics.json").read_text())
+    assert [fault["again"] for fault in observed["faults"]] == [True, False]
+
+
+def test_a_simulator_lost_while_it_starts_is_started_once_more(tmp_path: Path) -> None:
+    class Late(FakeSimulator):
+        tries = 0
+
+        def start(self) -> None:
+            Late.tries += 1
+            if Late.tries == 1:
+                raise SimulatorLostError("did not answer 'start' within 180 s")
+            super().start()
+
+    run_evaluation(tmp_path / "calm")
+    folder = tmp_path / "late"
+    arguments = {name: folder / name.removesuffix("_dir") for name in FOLDERS}
+    world = World()
+    evaluate(
+        make_request(),
+        NoisePolicy(),
+        lambda number: Late(world),
+        on_progress=lambda done, total, text: None,
+        **arguments,
+    )
+    assert read_content(folder) == read_content(tmp_path / "calm")
+    observed = json.loads((folder / "observed" / "_metrics.json").read_text())
+    assert observed["simulator_failures"] == 1
 
 
 def test_a_seed_on_which_the_expert_check_fails_twice_is_skipped_as_an_exception(
@@ -224,7 +344,7 @@ def test_a_machine_on_which_nothing_works_is_not_written_down_as_the_policys_fai
         if called == name:
             raise SimulatorError("no memory left")
 
-    with pytest.raises(SimulatorError, match=r"first 3 things .* no memory left"):
+    with pytest.raises(SimulatorError, match=r"first 3 trials.* no memory left"):
         run_evaluation(tmp_path, world=World(before_call=fail))
     journal = (tmp_path / "observed" / "journal.jsonl").read_text()
     assert '"kind": "episode"' not in journal

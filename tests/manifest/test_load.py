@@ -117,7 +117,7 @@ def test_the_base_folder_is_absolute_when_the_path_is_relative(tmp_path, monkeyp
             (
                 'runtime: "fast" is text, not a mapping of keys (manifests/a.yaml:16). Write its'
                 " keys on lines of their own, indented: engine, cpu_threads, cpu_max_isa, gpus,"
-                " network."
+                " network and others."
             ),
         ),
         (

@@ -13,8 +13,9 @@ from appliance.dataset.columns import read_columns, read_info
 from appliance.dataset.record import JOINT_NAMES, VIDEO, record_dataset
 from appliance.digest import digest_files
 from appliance.errors import DatasetError
+from appliance.simulator.process import play_demonstrations
 from appliance.simulator.values import Demonstration
-from appliance.simulator.worker import SimulatorProcess, play_demonstrations
+from appliance.simulator.worker import SimulatorProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from appliance.errors import SimulatorError
+from appliance.simulator.faults import ActionError
 from appliance.simulator.spec import SimulatorSpec
 from appliance.simulator.values import digest_observation
-from appliance.simulator.worker import ActionError, SimulatorProcess
+from appliance.simulator.worker import SimulatorProcess
 from tests.simulator.conftest import SMALL
 
 

@@ -1,0 +1,247 @@
+"""The container engine: a stage is a container of a pinned image, shut in and watched.
+
+The same contract as the host engine: ``appliance stage NAME --run-dir D`` runs to its end, its
+progress and error text reach the user as they come, and its exit code is returned. A container
+whose run died is removed by the next run; a stage notices by itself too (``watch_claim``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from appliance.digest import sha256_bytes
+from appliance.engine.daemon import connected, daemon_errors
+from appliance.engine.isolation import (
+    RUN_LABEL,
+    STAGE_LABEL,
+    Exposure,
+    Limits,
+    container_settings,
+)
+from appliance.engine.watch import CLAIM
+from appliance.errors import OutOfMemoryError, RuntimeMissingError, StageFailedError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+PYTHON = "/opt/appliance/bin/python"
+_STOP_TIMEOUT_S = 20
+_REMOVE_TRIES = 3
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContainer:
+    """How one stage's container is started; ``claim`` is the file the run holds a lock on."""
+
+    image_id: str
+    exposure: Exposure
+    limits: Limits
+    environment: Mapping[str, str]
+    claim: Path
+
+
+def run_stage_container(stage: str, request: StageContainer, *, output: BinaryIO) -> int:
+    """Run a stage in a container to its end and return its exit code; what it says goes to output.
+
+    Raises OutOfMemoryError, StageFailedError when it was killed or the daemon went away,
+    RuntimeMissingError when it cannot be started, KeyboardInterrupt when it was interrupted.
+    """
+    run_dir = request.exposure.run_dir
+    with connected() as client:
+        remove_leftovers(client, run_dir)
+        verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
+        command = ["-m", "appliance", *verbose, "stage", stage, "--run-dir", str(run_dir)]
+        with _container(client, stage, command, request) as container_id:
+            code, state = _follow(client, container_id, output, stage)
+    if state.get("OOMKilled"):
+        raise OutOfMemoryError(
+            f"The stage {stage} needed more memory than the {_gib(request.limits.memory_bytes)} its"
+            " container may use. Raise runtime.memory_gib, or lower train.batch_size or"
+            f" runtime.cpu_threads. What was finished is kept in {run_dir}."
+        )
+    if code == 130:
+        raise KeyboardInterrupt
+    if code > 128:
+        raise StageFailedError(
+            f"The stage {stage} was ended by {_signal_name(code - 128)} from outside; its container"
+            f" had memory left. What was finished is kept in {run_dir}: run the same command again"
+            " to continue."
+        )
+    return code
+
+
+def read_from_image(image_id: str, arguments: Sequence[str]) -> bytes:
+    """What ``python ARGUMENTS`` prints in a fresh container that sees nothing of the host.
+
+    Raises StageFailedError with its error text when it fails.
+    """
+    with connected() as client, daemon_errors("reading what is installed in the image"):
+        container = client.api.create_container(
+            image_id,
+            command=list(arguments),
+            entrypoint=[PYTHON],
+            user="65534:65534",
+            host_config=client.api.create_host_config(
+                network_mode="none",
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"],
+                tmpfs={"/tmp": "rw,nosuid,nodev"},  # noqa: S108 (the container's own)
+            ),
+        )
+        try:
+            client.api.start(container["Id"])
+            code = client.api.wait(container["Id"])["StatusCode"]
+            said = client.api.logs(container["Id"], stdout=True, stderr=False)
+            errors = client.api.logs(container["Id"], stdout=False, stderr=True)
+        finally:
+            client.api.remove_container(container["Id"], force=True)
+    if code:
+        raise StageFailedError(
+            f"The image {image_id} does not say what is installed in it:"
+            f" {errors.decode('utf-8', 'replace').strip()[-300:] or f'exit code {code}'}. Build it"
+            " again with `appliance image build`."
+        )
+    return bytes(said)
+
+
+def run_label(run_dir: Path) -> str:
+    """What the containers of one run folder are labelled with."""
+    return sha256_bytes(str(run_dir.resolve()).encode())[:32]
+
+
+def remove_leftovers(client: DockerClient, run_dir: Path) -> None:
+    """Remove containers a killed run of this folder left; the caller holds the run folder."""
+    wanted = {"label": f"{RUN_LABEL}={run_label(run_dir)}"}
+    with daemon_errors("looking for containers a killed run left"):
+        for left in client.api.containers(all=True, filters=wanted):
+            logger.info("removing the container %s a killed run left", left["Id"][:12])
+            _remove(client, left["Id"])
+
+
+@contextlib.contextmanager
+def _container(
+    client: DockerClient, stage: str, command: Sequence[str], request: StageContainer
+) -> Iterator[str]:
+    """A created container, removed at the end in any case."""
+    labels = {RUN_LABEL: run_label(request.exposure.run_dir), STAGE_LABEL: stage}
+    terminal = sys.stderr.isatty()
+    environment = {**request.environment, CLAIM: str(request.claim), **_terminal(terminal)}
+    settings = container_settings(request.exposure, request.limits, environment, labels)
+    with daemon_errors(f"making the container of stage {stage}"):
+        created = client.api.create_container(
+            request.image_id,
+            command=list(command),
+            entrypoint=[PYTHON],
+            tty=terminal,
+            host_config=_host_config(client, settings["host"]),
+            **settings["create"],
+        )
+    try:
+        yield created["Id"]
+    finally:
+        _remove(client, created["Id"])
+
+
+def _host_config(client: DockerClient, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The SDK's form of the settings; GPU requests go in as they are."""
+    plain = {name: value for name, value in settings.items() if name != "device_requests"}
+    config: dict[str, Any] = client.api.create_host_config(**plain)
+    if "device_requests" in settings:
+        config["DeviceRequests"] = settings["device_requests"]
+    return config
+
+
+def _follow(
+    client: DockerClient, container_id: str, output: BinaryIO, stage: str
+) -> tuple[int, Mapping[str, Any]]:
+    """Start the container, pass its output on, wait; the exit code and the daemon's last state."""
+    with daemon_errors(f"running stage {stage}"):
+        words = client.api.attach(container_id, stdout=True, stderr=True, stream=True)
+    _start(client, container_id)
+    try:
+        with daemon_errors(f"running stage {stage}"):
+            for piece in words:
+                output.write(piece)
+                output.flush()
+            code = int(client.api.wait(container_id)["StatusCode"])
+            state = client.api.inspect_container(container_id)["State"]
+    except KeyboardInterrupt:
+        _interrupt(client, container_id)
+        raise
+    return code, state
+
+
+def _start(client: DockerClient, container_id: str) -> None:
+    from docker.errors import APIError
+
+    try:
+        with daemon_errors("starting a container"):
+            client.api.start(container_id)
+    except StageFailedError as error:
+        cause = error.__cause__
+        if isinstance(cause, APIError) and "device driver" in str(cause):
+            raise RuntimeMissingError(
+                f"The container engine cannot hand out GPUs ({cause.explanation}). Install NVIDIA's"
+                " container toolkit and restart the engine, or set runtime.gpus: 0."
+            ) from error
+        raise
+
+
+def _interrupt(client: DockerClient, container_id: str) -> None:
+    """Let the stage stop by itself as on Ctrl-C, then by force; a dead daemon is not waited for."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    with contextlib.suppress(DockerException, RequestException, OSError):
+        client.api.kill(container_id, signal="SIGINT")
+        client.api.wait(container_id, timeout=_STOP_TIMEOUT_S)
+
+
+def _remove(client: DockerClient, container_id: str) -> None:
+    """Remove a container, running or not. A daemon that is gone is left to the next run."""
+    from docker.errors import DockerException, NotFound
+    from requests.exceptions import RequestException
+
+    for _ in range(_REMOVE_TRIES):
+        try:
+            client.api.remove_container(container_id, force=True, v=True)
+        except NotFound:
+            return
+        except (DockerException, RequestException, OSError) as error:
+            logger.info("the container %s is left: %s", container_id[:12], error)
+        else:
+            return
+
+
+def _terminal(wanted: bool) -> dict[str, str]:
+    if not wanted:
+        return {}
+    size = shutil.get_terminal_size()
+    return {
+        "TERM": os.environ.get("TERM", "xterm"),
+        "COLUMNS": str(size.columns),
+        "LINES": str(size.lines),
+    }
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 30):.2f} GiB"

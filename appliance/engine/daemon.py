@@ -1,0 +1,134 @@
+"""The container engine's daemon: reach it, and find the image a run is to use.
+
+The Docker SDK speaks to the daemon that ``DOCKER_HOST`` or the standard socket names. It has to run
+on this machine: run folders are mounted, not copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from appliance.errors import ImageError, RuntimeMissingError, StageFailedError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+LOCAL_IMAGES = {"cpu": "plan-star-appliance:cpu", "cuda": "plan-star-appliance:cuda"}
+START_ADVICE = (
+    "Start it (systemctl start docker), or name its socket in DOCKER_HOST, or use --engine host."
+)
+_TIMEOUT_S = 120
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One image of the daemon; ``digest`` is the registry's, None for one that was never there."""
+
+    name: str
+    id: str
+    digest: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, for locks and records."""
+        return {"name": self.name, "id": self.id, "digest": self.digest}
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[DockerClient]:
+    """Yield a client of the daemon. Raises RuntimeMissingError when there is none to talk to."""
+    try:
+        import docker
+        from docker.errors import DockerException
+    except ImportError as error:
+        raise RuntimeMissingError(
+            "Engine docker needs the Docker SDK, which is not installed. Install the run extra, or"
+            " use --engine host."
+        ) from error
+    try:
+        client = docker.from_env(timeout=_TIMEOUT_S)
+        client.ping()
+    except (DockerException, OSError) as error:
+        raise RuntimeMissingError(
+            f"The container engine does not answer ({_first_line(error)}). {START_ADVICE}"
+        ) from error
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def daemon_errors(doing: str) -> Iterator[None]:
+    """Turn what the SDK raises inside into StageFailedError; ``doing`` completes "while ..."."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (DockerException, RequestException, OSError) as error:
+        raise StageFailedError(
+            f"The container engine failed while {doing} ({_first_line(error)}). If it was stopped,"
+            " start it; finished work is kept, so run the same command again."
+        ) from error
+
+
+def find_image(client: DockerClient, name: str, digest: str | None) -> Image:
+    """The image called ``name``; pulled when it is not here and its name has a registry's digest.
+
+    ``digest`` pins it: its id, or the digest a registry knows it by. Raises ImageError.
+    """
+    from docker.errors import APIError, ImageNotFound
+
+    try:
+        found = client.images.get(name)
+    except ImageNotFound:
+        found = _pull(client, name, digest)
+    except APIError as error:
+        raise ImageError(f"runtime.image: {name}: {_first_line(error)}.") from error
+    digests = [each.partition("@")[2] for each in found.attrs.get("RepoDigests") or ()]
+    if digest is not None and digest not in (found.id, *digests):
+        raise ImageError(
+            f"runtime.image: {name} is not the pinned image.\n  pinned: {digest}\n  found:  "
+            f"{found.id}{_list_digests(digests)}\nUse the pinned image, or, if the change is meant,"
+            " put the found value into runtime.image_digest."
+        )
+    return Image(name=name, id=str(found.id), digest=digests[0] if digests else None)
+
+
+def _pull(client: DockerClient, name: str, digest: str | None) -> Any:
+    from docker.errors import APIError
+
+    if name in LOCAL_IMAGES.values():
+        variant = next(key for key, value in LOCAL_IMAGES.items() if value == name)
+        raise ImageError(
+            f"The image {name} is not there. Build it: appliance image build --variant {variant}"
+        )
+    if digest is None and "@" not in name:
+        raise ImageError(
+            f"runtime.image: {name} is not on this machine and nothing says which one it is. Pin it"
+            f" with runtime.image_digest (then it is pulled), or fetch it: docker pull {name}"
+        )
+    pinned = name if "@" in name else f"{name.partition('@')[0]}@{digest}"
+    logger.info("pulling %s", pinned)
+    try:
+        return client.images.pull(pinned)
+    except APIError as error:
+        raise ImageError(
+            f"runtime.image: {pinned} is not on this machine and cannot be pulled"
+            f" ({_first_line(error)}). Check the name, the network and the registry's login."
+        ) from error
+
+
+def _list_digests(digests: Sequence[str]) -> str:
+    return "".join(f"\n          {digest} (registry)" for digest in digests)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,45 @@
+"""A bundle's folder as the input of a report: its files, its manifest, what the check said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from appliance.bundle.checks import read_attestation
+from appliance.bundle.facts import read_manifest
+from appliance.bundle.findings import VerifyReport
+from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE, MAX_KEPT_FILE_BYTES
+from appliance.digest import list_files
+from appliance.report.evidence import Evidence, as_list, as_text
+from appliance.report.report_input import ReportInput
+
+
+def read_bundle_input(
+    folder: Path, check: VerifyReport | None, *, embed_videos: bool
+) -> ReportInput:
+    """What a report on the bundle in ``folder`` is made from; nothing in it is believed.
+
+    The manifest is the signed one where it can be read, else the one in the content. Raises
+    StorageError when the folder cannot be listed.
+    """
+    evidence = Evidence({name: folder / name for name in list_files(folder)})
+    description = evidence.read_mapping(BUNDLE_FILE)
+    return ReportInput(
+        files=evidence.files,
+        name=as_text(description.get("name")),
+        manifest=_read_signed(evidence) or evidence.read_mapping("content/manifest.json"),
+        content_digest=(check.content_digest if check is not None else None)
+        or as_text(description.get("content_digest")),
+        levels=tuple(
+            level for value in as_list(description.get("levels")) if (level := as_text(value))
+        ),
+        check=check,
+        embed_videos=embed_videos,
+    )
+
+
+def _read_signed(evidence: Evidence) -> Mapping[str, Any]:
+    data = evidence.read_bytes(ATTESTATION_FILE, MAX_KEPT_FILE_BYTES)
+    statement = read_attestation(data).statement
+    return {} if statement is None else read_manifest(statement.predicate)

@@ -1,0 +1,209 @@
+"""Weights and tokenizer named by a manifest: checked, recorded, used, and free to lie elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from appliance.bundle.assemble import list_dependencies
+from appliance.digest import digest_files, sha256_file, tree_digest
+from appliance.errors import CheckpointError
+from appliance.policy.checkpoint import digest_leaves, read_leaves
+from appliance.policy.initialization import init_params
+from appliance.policy.parameters import flatten_params, nest_params
+from appliance.policy.presets import PRESETS
+from appliance.policy.tokenizer import SentencePieceTokenizer
+from appliance.policy.weights import paligemma_shapes
+from appliance.stages.bundle import identity_of
+from appliance.stages.cache import StageCache
+from appliance.stages.decide import Action, decide_chain
+from appliance.stages.definition import StageContext
+from appliance.stages.evaluate import _make_tokenizer
+from appliance.stages.execute import execute_stage, load_run
+from appliance.stages.pins import named_files
+from appliance.stages.registry import stages_for
+from appliance.stages.run_folder import RunFolder
+from tests.cli.prepare_run import prepare
+from tests.policy.small_tokenizer import train_tokenizer
+
+TINY = PRESETS["pi0_tiny_aloha_robotwin"]
+STEPS = "config: pi0_tiny_aloha_robotwin\n  steps: 20"
+WriteManifest = Callable[..., Path]
+
+
+def quiet(done: int, total: int, text: str = "") -> None:
+    del done, total, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What lies beside a manifest: weights of each kind, and a tokenizer."""
+
+    params: Path
+    archive: Path
+    tokenizer: Path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    leaves = flatten_params(init_params(TINY.model, 11))
+    tree = nest_params({f"{path}/value": leaf for path, leaf in leaves.items()})
+    with ocp.PyTreeCheckpointer() as writer:
+        writer.save(tmp_path / "weights" / "params", {"params": tree})
+    arrays = {
+        path.replace("PaliGemma/", "params/"): leaves[path] for path in paligemma_shapes(TINY.model)
+    }
+    archive = tmp_path / "weights" / "pt.npz"
+    np.savez(archive, **arrays)  # type: ignore[arg-type]
+    tokenizer = train_tokenizer(tmp_path / "weights" / "tokenizer.model")
+    return Files(params=tmp_path / "weights" / "params", archive=archive, tokenizer=tokenizer)
+
+
+def train_part(weights: Path, tokenizer: Path, *, steps: int = 0, sha256: str = "") -> str:
+    found = tree_digest(digest_files(weights)) if weights.is_dir() else sha256_file(weights)
+    return (
+        f"config: pi0_tiny_aloha_robotwin\n  steps: {steps}\n"
+        f"  init: {{checkpoint: {weights}, sha256: {sha256 or found}}}\n"
+        f"  tokenizer: {{path: {tokenizer}, sha256: {sha256_file(tokenizer)}}}"
+    )
+
+
+def run_stages(folder: RunFolder, *names: str) -> dict[str, Path]:
+    receipts = {name: execute_stage(folder.path, name, quiet) for name in names}
+    return {name: folder.stage_dir(name, receipt.key) for name, receipt in receipts.items()}
+
+
+@pytest.mark.parametrize("kind", ["params", "archive"])
+def test_training_starts_from_the_weights_and_records_them(
+    kind: str, files: Files, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    weights: Path = getattr(files, kind)
+    path = write_manifest((STEPS, train_part(weights, files.tokenizer)))
+    folder = prepare(path, tmp_path / "run")
+    places = run_stages(folder, "dataset", "plan", "norm_stats", "train")
+    lock = load_run(folder.path).lock
+    digest = tree_digest(digest_files(weights)) if weights.is_dir() else sha256_file(weights)
+    assert lock.files == {
+        "train.init.checkpoint": digest,
+        "train.tokenizer.path": sha256_file(files.tokenizer),
+    }
+    named = {item.name: item.digest for item in list_dependencies(lock.to_dict())}
+    assert named["file train.tokenizer.path"] == f"sha256:{sha256_file(files.tokenizer)}"
+    assert named["file train.init.checkpoint"] == (digest if ":" in digest else f"sha256:{digest}")
+    content = places["train"] / "content"
+    configuration = json.loads((content / "run_summary.json").read_text())["configuration"]
+    assert configuration["init_sha256"] == digest
+    assert configuration["tokenizer_sha256"] == sha256_file(files.tokenizer)
+    leaves = json.loads((content / "checkpoint_leaves.json").read_text())["0"]
+    stored = digest_leaves(read_leaves(files.params))
+    given = (
+        stored if kind == "params" else {key: stored[key] for key in paligemma_shapes(TINY.model)}
+    )
+    assert {key: leaves[key] for key in given} == given
+    assert leaves.keys() == stored.keys()
+    drawn = leaves.keys() - given.keys()
+    assert bool(drawn) == (kind == "archive")
+    assert any(leaves[key] != stored[key] for key in drawn) == bool(drawn)
+
+
+def test_evaluation_reads_prompts_with_the_named_model(
+    files: Files, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    path = write_manifest((STEPS, train_part(files.params, files.tokenizer)))
+    folder = prepare(path, tmp_path / "run")
+    run = load_run(folder.path)
+    context = StageContext(
+        manifest=run.manifest,
+        manifest_dir=run.manifest_dir,
+        dataset_root=run.dataset_root,
+        inputs={},
+        folder=tmp_path / "stage",
+        scratch_dir=tmp_path,
+        progress=quiet,
+    )
+    assert isinstance(_make_tokenizer(context, TINY), SentencePieceTokenizer)
+    files.tokenizer.write_bytes(b"another")
+    with pytest.raises(CheckpointError, match="tokenizer model has SHA-256"):
+        _make_tokenizer(context, TINY)
+
+
+def decisions(folder: RunFolder) -> dict[str, tuple[Action, tuple[str, ...]]]:
+    run = load_run(folder.path)
+    found = decide_chain(
+        stages_for(run.manifest), run.manifest, run.lock, folder=folder, cache=StageCache(None)
+    )
+    return {
+        item.stage: (item.action, tuple(change.path for change in item.changes)) for item in found
+    }
+
+
+def test_files_may_lie_elsewhere_but_not_be_others(
+    files: Files, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    path = write_manifest((STEPS, train_part(files.params, files.tokenizer)))
+    folder = prepare(path, tmp_path / "run")
+    before = identity_of(load_run(folder.path).manifest)
+    run_stages(folder, "dataset", "plan", "norm_stats", "train")
+    moved = (tmp_path / "weights").rename(tmp_path / "elsewhere")
+    path = write_manifest((STEPS, train_part(moved / "params", moved / "tokenizer.model")))
+    folder = prepare(path, tmp_path / "run")
+    assert identity_of(load_run(folder.path).manifest) == before
+    assert [action for action, _ in decisions(folder).values()] == [*[Action.DONE] * 4, Action.RUN]
+
+    other = train_tokenizer(moved / "other.model", vocab_size=50)
+    path = write_manifest((STEPS, train_part(moved / "params", other)))
+    found = decisions(prepare(path, tmp_path / "run"))
+    assert [found[name][0] for name in ("dataset", "plan", "norm_stats")] == [Action.DONE] * 3
+    action, changes = found["train"]
+    assert action is Action.RUN
+    assert set(changes) == {'files."train.tokenizer.path"', "manifest.train.tokenizer.sha256"}
+
+
+def test_what_is_missing_or_another_is_told_before_any_stage_runs(
+    files: Files, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    def refuse(part: str) -> str:
+        with pytest.raises(CheckpointError) as caught:
+            prepare(write_manifest((STEPS, part)), tmp_path / "run")
+        return str(caught.value)
+
+    plain = train_part(files.params, files.tokenizer)
+    text = refuse(plain.replace(str(files.params), "nowhere"))
+    assert text.startswith("train.init.checkpoint: ")
+    assert "nowhere is missing" in text
+    text = refuse(train_part(files.params, files.tokenizer, sha256="f" * 64))
+    assert "is a folder, which is pinned by `sha256-tree-v1:`" in text
+    text = refuse(train_part(files.archive, files.tokenizer, sha256=f"sha256-tree-v1:{'0' * 64}"))
+    assert "is a file, which is pinned by its plain SHA-256" in text
+    files.tokenizer.write_bytes(b"another")
+    assert "tokenizer model has SHA-256" in refuse(plain)
+    files.tokenizer.unlink()
+    assert "tokenizer model is missing" in refuse(plain)
+
+
+def test_weights_that_are_others_than_pinned_stop_the_train_stage(
+    files: Files, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    wrong = f"sha256-tree-v1:{'0' * 64}"
+    path = write_manifest((STEPS, train_part(files.params, files.tokenizer, sha256=wrong)))
+    folder = prepare(path, tmp_path / "run")
+    run_stages(folder, "dataset", "plan", "norm_stats")
+    with pytest.raises(CheckpointError, match=f"but {wrong} was expected"):
+        execute_stage(folder.path, "train", quiet)
+
+
+def test_every_file_a_manifest_names_is_listed(
+    files: Files, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    path = write_manifest((STEPS, train_part(files.params, files.tokenizer)))
+    manifest = load_run(prepare(path, tmp_path / "run").path).manifest
+    assert named_files(manifest) == {
+        "train.init.checkpoint": files.params,
+        "train.tokenizer.path": files.tokenizer,
+    }
