@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,13 @@ from appliance.cli.progress import show_progress
 from appliance.errors import RuntimeMissingError
 from appliance.files import read_json, storage_errors, write_json
 from appliance.manifest.model import Manifest
-from appliance.policy.presets import PRESETS
-from appliance.simulator.spec import SimulatorSpec
+from appliance.policy.presets import PRESETS, TrainConfig
 from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
 from appliance.stages.environment import describe_host, describe_platform, source_digests
-from appliance.stages.evaluate import STAGE, make_request, simulator_factory, simulator_spec
+from appliance.stages.evaluate import STAGE, make_request
 from appliance.stages.manifest import read_manifest
 from appliance.stages.run_folder import RunFolder
+from appliance.stages.simulators import ChosenSimulator, cameras_of, choose_simulator, picture_size
 from appliance.stages.trained_policy import find_in_checkpoint, open_policy
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def evaluate_policy(
                 part.mkdir(exist_ok=True)
         default_workers = min(manifest.runtime.cpu_threads, manifest.eval.episodes)
         request = make_request(
-            manifest, asked.spec, asked.identity, workers=workers or default_workers
+            manifest, asked.simulator, asked.identity, workers=workers or default_workers
         )
         write_json(parts[OBSERVED] / ENVIRONMENT_NAME, _describe_environment(manifest, asked))
         with show_progress("evaluate") as progress:
             evaluate(
                 request,
                 asked.policy,
-                simulator_factory(manifest, asked.spec, parts[OBSERVED]),
+                asked.simulator.factory(parts[OBSERVED]),
                 content_dir=parts[CONTENT],
                 observed_dir=parts[OBSERVED],
                 artifacts_dir=parts[ARTIFACTS],
@@ -89,11 +89,11 @@ def evaluate_policy(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """The policy to evaluate, what the records call it, and the pictures it reads."""
+    """The policy to evaluate, what the records call it, and the simulator it acts in."""
 
     policy: PolicyProtocol
     identity: Mapping[str, Any]
-    spec: SimulatorSpec
+    simulator: ChosenSimulator
     source: str
 
 
@@ -119,7 +119,7 @@ def _opened(manifest: Manifest, place: PolicyPlace, server: ServerPlace | None) 
         yield _Asked(
             policy=remote,
             identity=remote.identity(),
-            spec=_spec_for(manifest, remote),
+            simulator=_simulator_for(manifest, remote),
             source=server.url,
         )
 
@@ -148,7 +148,7 @@ def _open_local(manifest: Manifest, place: PolicyPlace) -> _Asked:
     return _Asked(
         policy=opened.policy,
         identity=opened.identity,
-        spec=simulator_spec(manifest, opened.config),
+        simulator=_choose(manifest, opened.config),
         source=str(files.params_dir),
     )
 
@@ -169,13 +169,25 @@ def _connect(manifest: Manifest, server: ServerPlace) -> RemotePolicy:
     )
 
 
-def _spec_for(manifest: Manifest, remote: RemotePolicy) -> SimulatorSpec:
-    """The cameras a server of ours announces; for another's, those of the manifest's preset."""
-    spec = simulator_spec(manifest, PRESETS[manifest.train.config])
+def _choose(manifest: Manifest, config: TrainConfig) -> ChosenSimulator:
+    return choose_simulator(
+        manifest,
+        manifest_dir=manifest.base_dir,
+        cameras=cameras_of(config),
+        image_size=picture_size(*config.model.image_size),
+    )
+
+
+def _simulator_for(manifest: Manifest, remote: RemotePolicy) -> ChosenSimulator:
+    """With the cameras a server of ours announces; for another's, the manifest's preset's."""
     if remote.description is None:
-        return spec
-    height_px, width_px = remote.description.image_size
-    return replace(spec, cameras=remote.description.cameras, image_size=(width_px, height_px))
+        return _choose(manifest, PRESETS[manifest.train.config])
+    return choose_simulator(
+        manifest,
+        manifest_dir=manifest.base_dir,
+        cameras=remote.description.cameras,
+        image_size=picture_size(*remote.description.image_size),
+    )
 
 
 def _describe_environment(manifest: Manifest, asked: _Asked) -> dict[str, Any]:

@@ -86,10 +86,20 @@ class TrainPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckoutPart:
+    """A RoboTwin checkout and its interpreter; paths count from the manifest's folder."""
+
+    path: str
+    python: str
+    tree: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvalPart:
     """One evaluation; ``checkpoint`` is a training step, ``"latest"`` or -1 (the same)."""
 
-    simulator: Literal["robotwin"]
+    simulator: Literal["robotwin", "robotwin-checkout"]
+    checkout: CheckoutPart | None
     embodiment: str
     planner: str
     shader: str
@@ -208,6 +218,7 @@ _PARTS: Mapping[str, type[Any]] = MappingProxyType(
         "init": InitPart,
         "tokenizer": TokenizerPart,
         "eval": EvalPart,
+        "checkout": CheckoutPart,
         "runtime": RuntimePart,
         "expect": ExpectPart,
         "success_rate": SuccessRatePart,

@@ -39,6 +39,8 @@ def find_unknown_names(
     """Values that are not among the names known for their key (``{"eval.task": (...)}``)."""
     values = manifest.as_dict()
     for key, names in known_names.items():
+        if key.startswith("eval.") and manifest.eval.simulator == "robotwin-checkout":
+            continue  # The checkout has names of its own, which it knows when it is started.
         path: KeyPath = tuple(key.split("."))
         value: object = values
         for step in path:
@@ -301,7 +303,25 @@ def _offer_ways_out(claim: SuccessRatePart, episodes: int) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
+def check_checkout_is_given(manifest: Manifest, document: Document) -> Iterator[Finding]:
+    """A checkout is named for the simulator that plays in one, and only for it."""
+    checkout, simulator = manifest.eval.checkout, manifest.eval.simulator
+    if simulator == "robotwin-checkout" and checkout is None:
+        yield document.finding(
+            ("eval", "checkout"),
+            "is missing, and eval.simulator is robotwin-checkout",
+            "Give checkout: {path: ..., python: ...}, or use `simulator: robotwin`.",
+        )
+    if simulator != "robotwin-checkout" and checkout is not None:
+        yield document.finding(
+            ("eval", "checkout"),
+            f"is not used: eval.simulator is {simulator}",
+            "Remove it, or set simulator to robotwin-checkout.",
+        )
+
+
 RULES: tuple[Rule, ...] = (
+    check_checkout_is_given,
     check_checkpoint_is_reached,
     check_checkpoint_is_saved,
     check_plan_settings_have_a_plan,

@@ -37,6 +37,9 @@ CAMERAS = {
 }
 """LeRobot's camera name -> RoboTwin's."""
 
+ROBOTWIN_IMAGE_SIZE = (320, 240)
+"""(width, height) of the cameras RoboTwin's data and evaluations use (its D435)."""
+
 MAX_IMAGE_SIDE_PX = 1024
 
 

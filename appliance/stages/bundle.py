@@ -32,7 +32,7 @@ from appliance.report.report_input import REPORT_FILE, ReportInput
 from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
 from appliance.stages.definition import CONTENT, OBSERVED
-from appliance.stages.pins import without_place
+from appliance.stages.pins import checkout_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder, set_aside
@@ -128,6 +128,7 @@ def identity_of(manifest: Manifest) -> dict[str, Any]:
     for name in ("init", "tokenizer"):
         value["train"][name] = without_place(value["train"][name])
     value["runtime"] = result_runtime(manifest)
+    value["eval"]["checkout"] = checkout_without_place(value["eval"]["checkout"])
     return value
 
 

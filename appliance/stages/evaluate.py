@@ -7,25 +7,23 @@ result form. The checkpoint's leaves must be those the train stage recorded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.manifest.model import Manifest
-from appliance.policy.presets import TrainConfig
-from appliance.simulator.spec import SimulatorSpec
 from appliance.stages.definition import Stage, StageContext
-from appliance.stages.pins import without_place
+from appliance.stages.pins import checkout_without_place, without_place
+from appliance.stages.simulators import ChosenSimulator, cameras_of, choose_simulator, picture_size
 from appliance.stages.trained_policy import find_after_training, open_policy
 
 if TYPE_CHECKING:
-    from appliance.evaluation.protocols import SimulatorFactory
     from appliance.evaluation.request import EvalRequest
 
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
     train = manifest.as_dict()["train"]
+    part = manifest.as_dict()["eval"]
     return {
-        "eval": manifest.as_dict()["eval"],
+        "eval": {**part, "checkout": checkout_without_place(part["checkout"])},
         "train": {"config": train["config"], "tokenizer": without_place(train["tokenizer"])},
     }
 
@@ -44,16 +42,21 @@ def _run(context: StageContext) -> None:
         ),
         sampling_steps=part.sampling_steps,
     )
-    spec = simulator_spec(context.manifest, opened.config)
+    simulator = choose_simulator(
+        context.manifest,
+        manifest_dir=context.manifest_dir,
+        cameras=cameras_of(opened.config),
+        image_size=picture_size(*opened.config.model.image_size),
+    )
     evaluate(
         make_request(
             context.manifest,
-            spec,
+            simulator,
             opened.identity,
             workers=min(context.manifest.runtime.cpu_threads, part.episodes),
         ),
         opened.policy,
-        simulator_factory(context.manifest, spec, context.observed),
+        simulator.factory(context.observed),
         content_dir=context.content,
         observed_dir=context.observed,
         artifacts_dir=context.artifacts,
@@ -62,7 +65,7 @@ def _run(context: StageContext) -> None:
 
 
 def make_request(
-    manifest: Manifest, spec: SimulatorSpec, policy: Mapping[str, Any], *, workers: int
+    manifest: Manifest, simulator: ChosenSimulator, policy: Mapping[str, Any], *, workers: int
 ) -> EvalRequest:
     """The evaluation a manifest asks for, of the policy that the records name by ``policy``."""
     from appliance.evaluation.request import EvalRequest
@@ -71,7 +74,7 @@ def make_request(
     return EvalRequest(
         task=part.task,
         task_config=part.task_config,
-        simulator={"name": part.simulator, **spec.as_record()},
+        simulator=simulator.record,
         policy=policy,
         episodes=part.episodes,
         seed=part.seed,
@@ -82,32 +85,6 @@ def make_request(
         trials=None if part.trials is None else tuple(part.trials),
         video=part.video,
         workers=workers,
-    )
-
-
-def simulator_factory(manifest: Manifest, spec: SimulatorSpec, observed: Path) -> SimulatorFactory:
-    """Makes the simulators of ``spec``; their logs go to the folder ``observed``."""
-    from appliance.simulator.worker import SimulatorProcess
-
-    return lambda number: SimulatorProcess(
-        spec,
-        log_path=observed / f"simulator-{number}.log",
-        call_timeout_s=manifest.eval.call_timeout_s,
-    )
-
-
-def simulator_spec(manifest: Manifest, config: TrainConfig) -> SimulatorSpec:
-    """Only the cameras the policy reads, at the size it reads them."""
-    height_px, width_px = config.model.image_size
-    part = manifest.eval
-    return SimulatorSpec(
-        task=part.task,
-        task_config=part.task_config,
-        embodiment=part.embodiment,
-        planner=part.planner,
-        shader=part.shader,
-        cameras=tuple(camera for camera, _ in config.cameras),
-        image_size=(width_px, height_px),
     )
 
 

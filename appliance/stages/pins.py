@@ -26,11 +26,12 @@ def named_files(manifest: Manifest) -> dict[str, Path]:
 
     These are what a stage needs to be shown where it sees nothing else of the host.
     """
-    norm_stats, train = manifest.norm_stats, manifest.train
+    norm_stats, train, checkout = manifest.norm_stats, manifest.train, manifest.eval.checkout
     written = {
         "norm_stats.path": norm_stats.path,
         "train.init.checkpoint": None if train.init is None else train.init.checkpoint,
         "train.tokenizer.path": None if train.tokenizer is None else train.tokenizer.path,
+        "eval.checkout.path": None if checkout is None else checkout.path,
     }
     return {key: manifest.base_dir / path for key, path in written.items() if path is not None}
 
@@ -38,6 +39,11 @@ def named_files(manifest: Manifest) -> dict[str, Path]:
 def without_place(named: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A part that names a file, reduced to what decides a result: its digest."""
     return None if named is None else {"sha256": named["sha256"]}
+
+
+def checkout_without_place(checkout: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``eval.checkout`` reduced to what decides a result; the lock's digests stand beside it."""
+    return None if checkout is None else {"tree": checkout["tree"]}
 
 
 def check_weights_form(path: Path, sha256: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from appliance.dataset.columns import read_columns, read_info
 from appliance.dataset.fingerprint import fingerprint_columns
 from appliance.digest import sha256_file
+from appliance.errors import SimulatorError
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.norm_stats.files import find_norm_stats
@@ -74,7 +75,9 @@ def _file_digests(manifest: Manifest) -> dict[str, str]:
     """
     digests: dict[str, str] = {}
     for key, path in named_files(manifest).items():
-        if key == "norm_stats.path":
+        if key == "eval.checkout.path":
+            digests |= _checkout_digests(manifest)
+        elif key == "norm_stats.path":
             digests[key] = sha256_file(find_norm_stats(path))
         elif key == "train.tokenizer.path" and manifest.train.tokenizer is not None:
             check_tokenizer_digest(path, manifest.train.tokenizer.sha256)
@@ -83,3 +86,25 @@ def _file_digests(manifest: Manifest) -> dict[str, str]:
             check_weights_form(path, manifest.train.init.sha256)
             digests[key] = manifest.train.init.sha256
     return digests
+
+
+def _checkout_digests(manifest: Manifest) -> dict[str, str]:
+    """What a RoboTwin checkout's results depend on. Raises SimulatorError when it is another."""
+    from appliance.simulator.checkout import digest_checkout, digest_environment
+
+    part = manifest.eval.checkout
+    if part is None:
+        return {}
+    root = manifest.base_dir / part.path
+    found = digest_checkout(root)
+    if part.tree is not None and part.tree != found.code:
+        raise SimulatorError(
+            f"eval.checkout.tree: the checkout in {root} is not the one this manifest was written"
+            f" for.\n  pinned: {part.tree}\n  found:  {found.code}\nRestore the checkout, or, if"
+            f" the change is meant, put the found value into {manifest.source_path}."
+        )
+    return {
+        "eval.checkout.tree": found.code,
+        "eval.checkout.assets": found.assets,
+        "eval.checkout.environment": digest_environment(manifest.base_dir / part.python),
+    }

@@ -90,6 +90,8 @@ DEFAULTS: Mapping[str, Any] = {
     "train.init": None,
     "train.tokenizer": None,
     "eval.simulator": "robotwin",
+    "eval.checkout": None,
+    "eval.checkout.tree": None,
     "eval.embodiment": "stand_in",
     "eval.planner": "ik_toppra",
     "eval.shader": "minimal",

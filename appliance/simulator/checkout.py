@@ -1,0 +1,305 @@
+"""Backend ``robotwin-checkout``: a RoboTwin checkout with its assets, in its own environment.
+
+The checkout is used as it lies there. Its interpreter runs :mod:`.checkout_worker` as a script and
+needs nothing of ours; messages go over a socket pair. Which files its results depend on is one
+figure, the tree digest, which the lock records and a manifest may pin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from appliance.digest import list_files, sha256_bytes, sha256_file, tree_digest
+from appliance.errors import RuntimeMissingError, SimulatorError
+from appliance.files import storage_errors
+from appliance.simulator import checkout_worker
+from appliance.simulator.checkout_worker import pack, unpack
+from appliance.simulator.faults import UnplayableTrialError
+from appliance.simulator.process import CALL_TIMEOUT_S, Child, Failure, SimulatorClient
+from appliance.simulator.renderer import DRIVER_VARIABLES, find_renderer, private_libraries
+from appliance.simulator.spec import CAMERAS
+from appliance.simulator.values import ExpertOutcome, Observation, StepResult
+from appliance.streams import stream_seed
+
+CODE_FOLDERS = ("envs", "description", "task_config", "script")
+ASSETS_FOLDER = "assets"
+VIDEO_CAMERA = "cam_high"
+START_TIMEOUT_S = 900.0
+"""cuRobo compiles its kernels when a planner is first made."""
+
+_IGNORED_SUFFIXES = (".pyc", ".pyo")
+_OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckoutSpec:
+    """A checkout and what is played in it; names are the checkout's own.
+
+    ``root`` is the checkout's folder, ``python`` the interpreter of its environment. ``embodiment``
+    is a name of its ``_embodiment_config.yml``. ``planner`` and ``shader`` say what it must turn
+    out to use (``curobo``, ``rt``): they choose nothing. ``image_size`` is (width, height) of one
+    of its camera types. ``cameras`` are LeRobot names; only these take pictures.
+    """
+
+    root: Path
+    python: Path
+    task: str
+    task_config: str = "demo_clean"
+    embodiment: str = "aloha-agilex"
+    planner: str = "curobo"
+    shader: str = "rt"
+    cameras: tuple[str, ...] = tuple(CAMERAS)
+    image_size: tuple[int, int] = (320, 240)
+
+    def as_record(self) -> dict[str, str | list[str] | list[int]]:
+        """The specification as JSON-able data, for records; without paths of this machine."""
+        return {
+            "task": self.task,
+            "task_config": self.task_config,
+            "embodiment": self.embodiment,
+            "planner": self.planner,
+            "shader": self.shader,
+            "cameras": list(self.cameras),
+            "image_size": list(self.image_size),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckoutDigests:
+    """What a checkout's results depend on, by content: its code and texts, and its assets."""
+
+    code: str
+    assets: str
+
+
+def digest_checkout(root: Path) -> CheckoutDigests:
+    """Read every file of the checkout that a result may depend on (assets may be many gigabytes).
+
+    Compiled Python is left out. Raises SimulatorError when ``root`` is no checkout, StorageError.
+    """
+    check_layout(root)
+    assets = {
+        name: sha256_file(root / ASSETS_FOLDER / name) for name in list_files(root / ASSETS_FOLDER)
+    }
+    return CheckoutDigests(code=digest_code(root), assets=tree_digest(assets))
+
+
+def digest_code(root: Path) -> str:
+    """The tree digest of the checkout's code, settings and texts. Raises StorageError."""
+    code = {
+        f"{folder}/{name}": sha256_file(root / folder / name)
+        for folder in CODE_FOLDERS
+        if (root / folder).is_dir()
+        for name in list_files(root / folder)
+        if not name.endswith(_IGNORED_SUFFIXES)
+    }
+    return tree_digest(code)
+
+
+def digest_environment(python: Path) -> str:
+    """SHA-256 over the names and versions of what is installed for ``python``, and its version.
+
+    Raises RuntimeMissingError when the interpreter cannot be run.
+    """
+    script = (
+        "import sys, importlib.metadata as m; print(sys.version); print(*sorted({str("
+        "d.metadata['Name']).lower() + '==' + d.version for d in m.distributions()}), sep='\\n')"
+    )
+    try:
+        done = subprocess.run(
+            [str(python), "-c", script],
+            env=_foreign_environment(),
+            capture_output=True,
+            check=True,
+            timeout=120,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RuntimeMissingError(
+            f"{python}: cannot be run as the checkout's interpreter ({error}). Make the environment"
+            " that the checkout's own instructions describe, and name its python in"
+            " eval.checkout.python."
+        ) from error
+    return sha256_bytes(done.stdout)
+
+
+def check_layout(root: Path) -> None:
+    """Raise SimulatorError unless ``root`` looks like a checkout of ``stable_2.0`` with assets."""
+    wanted = [
+        "envs/_base_task.py",
+        "task_config/_embodiment_config.yml",
+        "task_config/_camera_config.yml",
+        "description/utils/generate_episode_instructions.py",
+        "assets/embodiments",
+    ]
+    with storage_errors(root, "looking at the RoboTwin checkout"):
+        missing = [name for name in wanted if not (root / name).exists()]
+    if missing:
+        raise SimulatorError(
+            f"{root}: not a RoboTwin checkout of branch stable_2.0 with its assets (no"
+            f" {', no '.join(missing)}). Check eval.checkout.path; the checkout's"
+            " script/_download_assets.sh fetches assets."
+        )
+
+
+class CheckoutProcess(SimulatorClient):
+    """One simulator of a checkout."""
+
+    def __init__(
+        self,
+        spec: CheckoutSpec,
+        *,
+        log_path: Path | None = None,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        start_timeout_s: float = START_TIMEOUT_S,
+    ) -> None:
+        super().__init__(
+            spec.task,
+            log_path=log_path,
+            call_timeout_s=call_timeout_s,
+            start_timeout_s=start_timeout_s,
+        )
+        self._spec = spec
+
+    def _launch(self, log_path: Path) -> tuple[Child, Connection]:
+        check_layout(self._spec.root)
+        environment = _foreign_environment()
+        _point_to_renderer(environment)
+        ours, theirs = socket.socketpair()
+        with theirs, ours, storage_errors(log_path, "writing the simulator's log"):
+            command = [
+                str(self._spec.python),
+                "-u",
+                checkout_worker.__file__,
+                str(theirs.fileno()),
+            ]
+            with log_path.open("ab") as log:
+                try:
+                    process = subprocess.Popen(
+                        command,
+                        cwd=self._spec.root,
+                        env=environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        pass_fds=(theirs.fileno(),),
+                        start_new_session=True,
+                    )
+                except OSError as error:
+                    raise RuntimeMissingError(
+                        f"{self._spec.python}: cannot be run as the checkout's interpreter"
+                        f" ({error}). Check eval.checkout.python."
+                    ) from error
+            connection = Connection(ours.detach())
+        child = _ForeignChild(process)
+        # If it is gone already, waiting for its description says how.
+        with contextlib.suppress(OSError):
+            connection.send_bytes(pack(self._settings()))
+        return child, connection
+
+    def _settings(self) -> dict[str, Any]:
+        cameras = {name: CAMERAS[name] for name in self._spec.cameras}
+        return {**self._spec.as_record(), "cameras": cameras, "video_camera": VIDEO_CAMERA}
+
+    def _write(self, connection: Connection, name: str, arguments: tuple[object, ...]) -> None:
+        if name == "reset":
+            seed, kind = cast(tuple[int, str], arguments)
+            arguments = (seed, kind, _instruction_seed(seed, self._spec.task, kind))
+        connection.send_bytes(pack([name, list(arguments)]))
+
+    def _read(self, connection: Connection) -> Any:
+        try:
+            message = unpack(connection.recv_bytes())
+        except ValueError as error:
+            raise EOFError(f"the checkout's answer is not a message: {error}") from error
+        if "failure" in message:
+            return self._failure(str(message["failure"]), str(message["text"]))
+        return _as_value(message["result"])
+
+    def _failure(self, kind: str, text: str) -> Failure:
+        where = f"{self._spec.root}, task {self._spec.task}"
+        if kind == "refused":
+            return Failure(SimulatorError(f"{where}: {text}. Make them agree."), text)
+        if kind == "unplayable":
+            return Failure(UnplayableTrialError(f"{where}: {text}. Leave the seed out."), text)
+        return Failure(None, text)
+
+
+@dataclass(slots=True)
+class _ForeignChild:
+    """A child started by its own interpreter, leader of a process group of its own."""
+
+    _process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def end(self, patience_s: float) -> int | None:
+        """Wait, then kill the group: cuRobo's planners may be processes of their own."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience_s)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+
+def _as_value(result: Mapping[str, Any]) -> Any:
+    """The value of ours that a checkout's answer stands for."""
+    if "steps_taken" in result:
+        observation = _as_observation(result["observation"])
+        frames = result["frames"]
+        none = np.zeros((0, 0, 0, 3), dtype=np.uint8)
+        return StepResult(
+            observation=observation,
+            done=bool(result["done"]),
+            at_limit=bool(result["at_limit"]),
+            success=bool(result["success"]),
+            steps_taken=int(result["steps_taken"]),
+            steps_total=int(result["steps_total"]),
+            frames_FxHxWx3=none if frames is None else frames,
+        )
+    if "reason" in result:
+        return ExpertOutcome(seed=int(result["seed"]), reason=str(result["reason"]))
+    if "images" in result:
+        return _as_observation(result)
+    return dict(result)
+
+
+def _as_observation(value: Mapping[str, Any]) -> Observation:
+    return Observation(
+        images=dict(value["images"]),
+        state=np.asarray(value["state"], dtype=np.float32),
+        instruction=str(value["instruction"]),
+    )
+
+
+def _instruction_seed(seed: int, task: str, instruction_type: str) -> int:
+    return stream_seed(seed, "simulator", "instruction", task, instruction_type)
+
+
+def _foreign_environment() -> dict[str, str]:
+    """This process's environment without what belongs to our own Python."""
+    return {name: value for name, value in os.environ.items() if name not in _OURS}
+
+
+def _point_to_renderer(environment: dict[str, str]) -> None:
+    """Let the child render with the driver we found. Raises SimulatorError when there is none."""
+    renderer = find_renderer()
+    if renderer.icd is None:
+        return
+    environment.update(dict.fromkeys(DRIVER_VARIABLES, renderer.icd))
+    libraries = private_libraries(renderer.icd)
+    if libraries is not None:
+        paths = [str(libraries), environment.get("LD_LIBRARY_PATH", "")]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
