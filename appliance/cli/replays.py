@@ -21,6 +21,7 @@ from appliance.errors import (
     ReplayError,
 )
 from appliance.files import write_atomic
+from appliance.manifest.model import EngineName
 from appliance.replay.countersign import check_can_be_signed, countersign
 from appliance.replay.document import write_verdict
 from appliance.replay.junit import write_junit
@@ -54,6 +55,7 @@ class ReplayRequest:
     spot: str | None
     budget_min: float
     places: Places
+    engine: EngineName | None
     work_dir: Path | None
     junit: Path | None
     summary: Path | None
@@ -150,6 +152,8 @@ def _options(
     return ReplayOptions(
         work_dir=folder.resolve(),
         scratch_dir=user_cache_dir() / "scratch",
+        key_dir=request.places.key_dir,
+        engine=request.engine,
         asked=asked,
         spot=spot,
         budget_s=request.budget_min * 60,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from appliance.manifest.model import Manifest
-from appliance.replay.claim import ClaimResult, fisher_exact_p
+from appliance.evaluation.statistics import Equivalence, equivalence_two_proportions
+from appliance.manifest.model import Manifest, SuccessRatePart
+from appliance.replay.claim import ClaimResult, fisher_exact_p, judge_claim
 from appliance.replay.comparison import (
     Compared,
     Outcome,
@@ -16,7 +17,7 @@ from appliance.replay.comparison import (
 )
 from appliance.replay.levels import Level, LevelResult, LevelStatus
 from appliance.replay.reference import Reference
-from appliance.replay.verdict import judge_bits
+from appliance.replay.verdict import judge_bits, judge_rate
 
 UNLIKELY = 0.001
 """Success counts of two machines that chance explains less often than this are a difference."""
@@ -37,6 +38,7 @@ class Evidence:
     seconds: dict[str, float] = field(default_factory=dict)
     levels: dict[Level, LevelResult] = field(default_factory=dict)
     claim: ClaimResult | None = None
+    equivalence: Equivalence | None = None
     invalid: str | None = None
     missing: str | None = None
 
@@ -75,7 +77,7 @@ class Evidence:
                 facts.get("norm_stats", {}).get("provenance", {}).get("norm_stats_sha256"),
             ),
         }
-        given = {name: pair for name, pair in pins.items() if pair[0] is not None}
+        given = {name: pair for name, pair in pins.items() if None not in pair}
         if given:
             self.stages["expect"] = compare_stage(
                 "expect",
@@ -84,15 +86,35 @@ class Evidence:
                 self.setting,
             )
 
+    def judge_rate(
+        self, level: Level, claim: SuccessRatePart | None, successes: int, episodes: int
+    ) -> None:
+        """R4 or R5: the declared claim decides; the original's own counts are evidence beside it.
+
+        Source of the test between the two: Miettinen and Nurminen 1985, two one-sided.
+        """
+        if claim is not None:
+            self.claim = judge_claim(claim, successes, episodes)
+        result = judge_rate(self.claim)
+        theirs = self._original_counts()
+        if claim is not None and theirs is not None and claim.margin < 1 and claim.alpha < 0.5:
+            self.equivalence = equivalence_two_proportions(
+                *theirs, successes, episodes, margin=claim.margin, alpha=claim.alpha
+            )
+            shown = "is" if self.equivalence.is_equivalent else "is not shown to be"
+            text = (
+                f"{result.reason}. The original's {theirs[0]} of {theirs[1]} {shown} equivalent"
+                f" within that margin (p = {self.equivalence.p:.2g})"
+            )
+            result = replace(result, reason=text)
+        self.levels[level] = result
+
     def compare_counts(self, successes: int, episodes: int) -> None:
         """On another platform episodes may differ one by one, but not the rates beyond chance."""
-        if self.reference is None or self.setting.same_platform:
+        counts = self._original_counts()
+        if counts is None or self.setting.same_platform:
             return
-        theirs = self.reference.facts.get("evaluate", {}).get("metrics", {})
-        counts = theirs.get("successes"), theirs.get("episodes")
-        if not all(isinstance(count, int) for count in counts) or not 0 <= counts[0] <= counts[1]:
-            return
-        p = fisher_exact_p(int(counts[0]), int(counts[1]), successes, episodes)
+        p = fisher_exact_p(*counts, successes, episodes)
         if p < UNLIKELY:
             stage = self.stages["evaluate"]
             row = Compared(
@@ -110,6 +132,16 @@ class Evidence:
                 level_counts=stage.level_counts,
                 differences=(*stage.differences, row),
             )
+
+    def _original_counts(self) -> tuple[int, int] | None:
+        """The original's successes and episodes, where it has an evaluation."""
+        if self.reference is None:
+            return None
+        metrics = self.reference.facts.get("evaluate", {}).get("metrics", {})
+        successes, episodes = metrics.get("successes"), metrics.get("episodes")
+        if not isinstance(successes, int) or not isinstance(episodes, int):
+            return None
+        return (successes, episodes) if 0 <= successes <= episodes > 0 else None
 
     def judge(self, level: Level, *, whole: bool, extent: str) -> LevelResult:
         """What a level of equal bits came to, by all that was compared."""

@@ -15,6 +15,7 @@ from appliance import __version__
 from appliance.errors import ManifestError
 from appliance.files import read_json, write_json
 from appliance.manifest.difference import ABSENT, FieldChange, changed_fields
+from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.replay.facts import Facts, keep_steps, read_facts
 from appliance.replay.results import Result
@@ -73,6 +74,12 @@ def describe_surroundings(manifest: Manifest) -> Surroundings:
         platform=describe_platform(),
         sources=source_digests({room for stage in stages for room in stage.rooms}),
     )
+
+
+def surroundings_of(lock: Lock) -> Surroundings:
+    """The surroundings that a lock was resolved in."""
+    value = lock.to_dict()
+    return Surroundings(**{name: value[name] for name in ("packages", "platform", "sources")})
 
 
 def reference_of(result: Result) -> Reference:

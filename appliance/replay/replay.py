@@ -16,8 +16,9 @@ from typing import Any
 
 from appliance.bundle.findings import Severity
 from appliance.errors import DatasetError, NormStatsError, PlanError, TrainingError
-from appliance.manifest.model import Manifest
-from appliance.replay.claim import ClaimResult, judge_claim
+from appliance.evaluation.statistics import Equivalence
+from appliance.manifest.model import EngineName, Manifest
+from appliance.replay.claim import ClaimResult
 from appliance.replay.comparison import Setting, StageComparison
 from appliance.replay.evidence import Evidence
 from appliance.replay.facts import read_stage_facts, read_steps
@@ -31,6 +32,7 @@ from appliance.replay.recompute import (
 from appliance.replay.reference import (
     Surroundings,
     describe_surroundings,
+    surroundings_of,
     write_expectations,
 )
 from appliance.replay.subject import Subject
@@ -38,7 +40,6 @@ from appliance.replay.verdict import (
     Levels,
     Verdict,
     judge,
-    judge_rate,
     not_tested,
 )
 from appliance.replay.work import (
@@ -49,6 +50,7 @@ from appliance.replay.work import (
     adopt_stage,
     choose_extent,
 )
+from appliance.stages.chain import choose_engine
 from appliance.stages.decide import Decision
 from appliance.stages.definition import CONTENT
 from appliance.stages.registry import stages_for
@@ -65,6 +67,8 @@ class ReplayOptions:
 
     work_dir: Path
     scratch_dir: Path
+    key_dir: Path | None = None
+    engine: EngineName | None = None
     asked: Level | None = None
     spot: Passage | None = None
     budget_s: float = DEFAULT_BUDGET_S
@@ -80,6 +84,7 @@ class Replay:
     seconds: Mapping[str, float]
     extent: Extent
     claim: ClaimResult | None
+    equivalence: Equivalence | None
     here: Surroundings
     same_platform: bool
     started_utc: str
@@ -123,18 +128,12 @@ class _Run:
         self.here = describe_surroundings(subject.manifest)
         self.extent = choose_extent(subject, options.asked, options.spot, options.budget_s)
         self.work = WorkFolder(options.work_dir)
-        there = None if self.reference is None else self.reference.surroundings
-        self.setting = Setting(
-            same_platform=there is not None and not there.changes(self.here),
-            half_precision=_dtype(subject.manifest) != "float32",
-            trials_bind=self.reference is not None and self.reference.is_recorded,
-        )
-        self.evidence = Evidence(reference=self.reference, setting=self.setting)
+        self.evidence = Evidence(reference=self.reference, setting=self._setting())
 
     def run(self) -> Replay:
         """Everything, in the order of cost."""
         started = datetime.datetime.now(datetime.UTC)
-        manifest = self.work.claim(self.subject)
+        manifest = choose_engine(self.work.claim(self.subject), self.options.engine)
         self._check_bundle()
         if self.evidence.invalid is None:
             self._replay_inputs(manifest)
@@ -150,11 +149,20 @@ class _Run:
             seconds=self.evidence.seconds,
             extent=self.extent,
             claim=self.evidence.claim,
+            equivalence=self.evidence.equivalence,
             here=self.here,
-            same_platform=self.setting.same_platform,
+            same_platform=self.evidence.setting.same_platform,
             started_utc=started.isoformat(timespec="seconds"),
             facts=self.evidence.facts,
             work_dir=self.work.path,
+        )
+
+    def _setting(self) -> Setting:
+        there = None if self.reference is None else self.reference.surroundings
+        return Setting(
+            same_platform=there is not None and not there.changes(self.here),
+            half_precision=_dtype(self.subject.manifest) != "float32",
+            trials_bind=self.reference is not None and self.reference.is_recorded,
         )
 
     def _check_bundle(self) -> None:
@@ -213,7 +221,10 @@ class _Run:
 
     def _replay_stages(self, manifest: Manifest) -> None:
         """R2 and above: the stages themselves, each in a process of its own."""
-        with self.work.open_chain(manifest, self.options.scratch_dir) as chain:
+        options = self.options
+        with self.work.open_chain(manifest, options.scratch_dir, options.key_dir) as chain:
+            self.here = surroundings_of(chain.lock)  # with an engine, that of its image
+            self.evidence.setting = self._setting()
             stages = {stage.name: stage for stage in stages_for(manifest)}
             for name in ("dataset", "plan", "norm_stats"):
                 if name in stages:
@@ -272,10 +283,8 @@ class _Run:
             Level.R3, whole=True, extent=f"{episodes} episodes"
         )
         claim = None if manifest.expect is None else manifest.expect.success_rate
-        if claim is not None:
-            self.evidence.claim = judge_claim(claim, successes, episodes)
         level = Level.R4 if self.extent.adopt else Level.R5
-        self.evidence.levels[level] = judge_rate(self.evidence.claim)
+        self.evidence.judge_rate(level, claim, successes, episodes)
 
     def _complete_levels(self) -> Levels:
         levels = self.evidence.levels
