@@ -152,6 +152,9 @@ def _subject_of_result(
     artifacts, content = _find_checkpoints(places.artifacts)
     if artifacts is None and run is not None:
         artifacts, content = _find_checkpoints(run.path)
+    if artifacts is None and "train" in result.stages:
+        train = result.stages["train"]
+        artifacts, content = train.artifacts, train.content
     return Subject(
         label=str(target),
         kind=result.kind,

@@ -280,3 +280,26 @@ def test_recorded_expectations_are_met_at_once(tmp_path: Path, appliance: Applia
         assert after["facts"][stage] == before["facts"][stage]
     assert after["recorded"]["seconds"]["train"] == before["recorded"]["seconds"]["train"]
     assert appliance("replay", folder / "smoke.yaml", *options).code == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"format": "plan-star-expectations-v2"}',
+        '{"format": "plan-star-expectations-v1", "facts": [], "recorded": {}}',
+        '{"format": "plan-star-expectations-v1", "facts": {"train": []}, "recorded": {}}',
+        '{"format": "plan-star-expectations-v1", "facts": {"train": {"steps": 1}}, "recorded": {}}',
+        (
+            '{"format": "plan-star-expectations-v1", "facts": {"evaluate": {"episodes": {"0": 1}}},'
+            ' "recorded": {}}'
+        ),
+    ],
+)
+def test_damaged_expectations_are_refused(tmp_path: Path, appliance: Appliance, text: str) -> None:
+    folder = golden_folder(tmp_path / "golden")
+    expectations_path(folder / "smoke.yaml").write_text(text)
+    outcome = appliance("replay", folder / "smoke.yaml", "--work-dir", tmp_path / "work")
+    assert outcome.code in (10, 30)
+    assert "expected.json" in outcome.err
