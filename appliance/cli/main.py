@@ -17,11 +17,13 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
+from appliance.cli.bundle_commands import add_bundle_commands
 from appliance.cli.dataset_commands import add_dataset_commands
 from appliance.cli.evaluation_commands import add_evaluation_commands
 from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import EngineOption, JsonOption
+from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
 from appliance.cli.replay_commands import add_replay_commands
 from appliance.errors import ApplianceError
@@ -129,6 +131,7 @@ def run(
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
+    passphrase_file: PassphraseFileOption = None,
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,6 +143,7 @@ def run(
         run_dir,
         cache=cache,
         key_dir=key_dir,
+        passphrase_file=passphrase_file,
         engine=engine,
         as_json=as_json,
     )
@@ -157,26 +161,14 @@ def stage(
 
 
 @app.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder.", metavar="BUNDLE")],
-    key: Annotated[
-        Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
-    ] = None,
-    key_dir: KeyDirOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check every byte of a bundle, its signature, and where it comes from."""
-    from appliance.cli.bundles import verify_bundle_folder
-
-    verify_bundle_folder(bundle, key, key_dir, as_json=as_json)
-
-
-@app.command()
 def report(
     *,
-    target: Annotated[
-        Path,
-        typer.Argument(help="A bundle folder or a run folder.", metavar="TARGET"),
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Bundles (folders or archives) or run folders; several are compared.",
+            metavar="TARGET...",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -188,16 +180,30 @@ def report(
             "--embed-videos", help="Put the videos into the page (up to 64 MiB), not links to them."
         ),
     ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", help="A replay's verdict document, to be shown on the page."),
+    ] = None,
     key: Annotated[
         Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
     ] = None,
     key_dir: KeyDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a report on a bundle or a run as one HTML page that needs nothing else."""
-    from appliance.cli.reports import report_on
+    """Write one HTML page on a bundle or a run, or comparing several; it needs nothing else."""
+    from appliance.cli.reports import ReportOptions, report_on
 
-    report_on(target, out, key=key, key_dir=key_dir, embed_videos=embed_videos, as_json=as_json)
+    report_on(
+        targets,
+        ReportOptions(
+            out=out,
+            key=key,
+            key_dir=key_dir,
+            replay=replay,
+            embed_videos=embed_videos,
+            as_json=as_json,
+        ),
+    )
 
 
 add_replay_commands(app)
@@ -242,6 +248,7 @@ def dataset_fingerprint(
 
 
 add_dataset_commands(dataset_app)
+add_bundle_commands(app, keys_app)
 add_evaluation_commands(app)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from appliance.bundle.keys import load_or_create_key
+from appliance.cli.passphrase import find_passphrase
 from appliance.cli.places import user_cache_dir
 from appliance.errors import (
     ApplianceError,
@@ -172,7 +173,8 @@ def _record(subject: Subject, options: ReplayOptions, *, as_json: bool) -> None:
 
 def _sign(done: Replay, document: Mapping[str, Any], key_dir: Path | None) -> None:
     check_can_be_signed(done)
-    path = countersign(done, document, load_or_create_key(key_dir))
+    key = load_or_create_key(key_dir, passphrase=find_passphrase(None))
+    path = countersign(done, document, key)
     typer.echo(f"Countersigned: {path}", err=True)
 
 

@@ -27,7 +27,6 @@ from appliance.errors import BundleNotIntactError
 from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
-from appliance.report.page import write_report
 from appliance.report.report_input import REPORT_FILE, ReportInput
 from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
@@ -47,6 +46,7 @@ class BundleResult:
 
     path: Path
     content_digest: str
+    attestation_sha256: str
     key_id: str
     success_rate: float | None
     summary: tuple[tuple[str, str], ...]
@@ -84,6 +84,8 @@ def make_bundle(
         written = found is None or not _same_receipts(target, places)
         if written:
             set_aside(target, "replaced")
+            from appliance.report.page import write_report
+
             page = Path(scratch) / REPORT_FILE
             write_report(_report_input(manifest, digest, content, observed), page)
             sources = BundleSources(
@@ -108,6 +110,7 @@ def make_bundle(
     return BundleResult(
         path=target,
         content_digest=digest,
+        attestation_sha256=str(found.attestation_sha256),
         key_id=found.key_id,
         success_rate=found.claims.success_rate,
         summary=tuple(describe_claims(found.claims)),

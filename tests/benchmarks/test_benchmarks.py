@@ -23,6 +23,16 @@ def test_statistics_and_fingerprints_are_measured() -> None:
     assert run_alone("fingerprint", 20_000)["plain_seconds"] > 0
 
 
+def test_verification_is_measured_on_a_bundle_with_a_checkpoint() -> None:
+    from tests.benchmarks import verify_speed
+
+    figures = verify_speed.main(size_bytes=48 << 20, archived_bytes=8 << 20)
+    memory_mb = figures[0].value
+    assert 10 < memory_mb < verify_speed.MEMORY_LIMIT_MB
+    assert figures[1].value > 0.5
+    assert figures[2].holds
+
+
 def test_every_benchmark_has_a_main() -> None:
     for name in BENCHMARKS:
         assert callable(importlib.import_module(f"tests.benchmarks.{name}").main)
