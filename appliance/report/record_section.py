@@ -250,7 +250,8 @@ def _make_instructions(view: ReportInput) -> Section:
         Note(
             text="Without this program: VERIFY.md in the bundle gives the commands for python3 and"
             " openssl alone, and for other people's tools. The key lay on the machine of the run"
-            " (SLSA Build L1): an intact bundle shows that nothing changed since signing, not that the run was done honestly."
+            " (SLSA Build L1): an intact bundle shows that nothing changed since signing, not that"
+            " the run was done honestly."
             " Computing it again shows that:"
         ),
         Code(
