@@ -11,7 +11,7 @@ import argparse
 import importlib
 import sys
 
-BENCHMARKS = ("plan_speed",)
+BENCHMARKS = ("plan_speed", "train_speed")
 
 
 def run(names: list[str]) -> bool:
