@@ -8,10 +8,10 @@ STAMP := $(VENV)/.ready-$(shell sha256sum $(LOCK) pyproject.toml Makefile 2>/dev
 GOLDEN := manifests/golden/touch_block.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types arch bench learnability check clean
+.PHONY: help setup run test lint types arch bench expert-replay learnability check clean
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 setup: $(STAMP) ## Create .venv, install the locked requirements, get a rendering device
 	@$(BIN)/python -m appliance.simulator.mesa
@@ -46,6 +46,9 @@ bench: setup ## Run the benchmarks; prints ratios measured in one run
 
 learnability: setup ## Train on 5, 10, 20 and 50 demonstrations, evaluate, write the table (1 hour)
 	@$(BIN)/python -m tests.benchmarks.learnability
+
+expert-replay: setup ## Play the expert back through the driver, all tasks, write the table (10 minutes)
+	@$(BIN)/python -m tests.benchmarks.expert_replay
 
 check: lint types arch test ## Everything CI checks
 

@@ -31,6 +31,7 @@ from appliance.report.evidence import (
     as_mapping,
     as_text,
 )
+from appliance.report.judgements import list_judgements
 from appliance.report.report_input import ReportInput
 from appliance.report.wording import NOT_RECORDED, show_count, show_share
 
@@ -117,6 +118,7 @@ def make_verdict(evidence: Evidence, view: ReportInput) -> VerdictPart:
         blocks.append(_tabulate_expectations(expectations))
     else:
         blocks.append(Note(text="The manifest declares no figure that the run must come out with."))
+    blocks += list_judgements(evidence, view.check, view.replay, view.content_digest)
     if view.check is not None and view.check.findings:
         blocks.append(_tabulate_findings(view.check))
     if view.levels:

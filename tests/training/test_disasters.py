@@ -32,20 +32,19 @@ def can_mount() -> bool:
 
 @pytest.mark.skipif(not can_mount(), reason="this machine allows no mount of a small disk")
 def test_a_disk_that_gets_full_while_saving_leaves_the_last_checkpoint_and_the_run_goes_on(
-    assets: Path, compiled_dir: Path, tmp_path: Path
+    assets: Path, child_environment: dict[str, str], tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole"
     run(make_request(assets, sampling_plan_path=assets / "plan", save_interval=2), whole)
     disk = tmp_path / "disk"
     disk.mkdir()
     command = [sys.executable, "-m", "tests.training.full_disk", assets, whole, disk]
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(compiled_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     done = subprocess.run(
-        mount_privately(*command), check=False, cwd=ROOT, env=environment, stderr=subprocess.PIPE
+        mount_privately(*command),
+        check=False,
+        cwd=ROOT,
+        env=child_environment,
+        stderr=subprocess.PIPE,
     )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
 

@@ -22,15 +22,14 @@ KILLS = {"0": 3, "2": 2}
 LONGEST_WAIT_S = 0.3
 
 
-def start(arguments: Sequence[str | Path], compiled_dir: Path) -> subprocess.Popen[str]:
+def start(
+    arguments: Sequence[str | Path], child_environment: dict[str, str]
+) -> subprocess.Popen[str]:
     """A small run in a process of its own that saves a resume point after every step."""
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(compiled_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     command = [sys.executable, "-m", "tests.training.small_run", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=child_environment
+    )
 
 
 def kill_after(process: subprocess.Popen[str], step: int, wait_s: float) -> None:
@@ -45,9 +44,10 @@ def kill_after(process: subprocess.Popen[str], step: int, wait_s: float) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sampler", ["torch", "counter"])
 def test_a_run_killed_at_random_ends_the_same_with_0_and_2_workers(
-    sampler: SamplerName, assets: Path, compiled_dir: Path, tmp_path: Path
+    sampler: SamplerName, assets: Path, child_environment: dict[str, str], tmp_path: Path
 ) -> None:
     request = make_request(
         assets,
@@ -65,7 +65,7 @@ def test_a_run_killed_at_random_ends_the_same_with_0_and_2_workers(
         arguments += ["--sampler", sampler, "--workers", workers]
         points = sorted(chance.sample(range(STEPS - 16), kills))
         for step in points:
-            process = start(arguments, compiled_dir)
+            process = start(arguments, child_environment)
             kill_after(process, step, chance.uniform(0, LONGEST_WAIT_S))
             assert process.returncode == -9, f"seed {seed}: {workers} workers, kill at {step}"
         run(request, out)

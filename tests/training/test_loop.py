@@ -184,12 +184,15 @@ assert not [name for name in sys.modules if name.startswith("appliance.plan.")]
 """
 
 
-def test_the_baseline_is_the_same_without_the_plan_code(assets: Path, tmp_path: Path) -> None:
+def test_the_baseline_is_the_same_without_the_plan_code(
+    assets: Path, child_environment: dict[str, str], tmp_path: Path
+) -> None:
     request = make_request(assets, num_train_steps=2)
     run(request, tmp_path / "with")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_PLAN, tmp_path / "without", pickle.dumps(request).hex()],
         cwd=ROOT,
+        env=child_environment,
         check=False,
     )
     assert done.returncode == 0
