@@ -19,17 +19,21 @@ import typer
 from appliance import __version__
 from appliance.cli.bundle_commands import add_bundle_commands
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.doctor import add_doctor_command
 from appliance.cli.evaluation_commands import add_evaluation_commands
+from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import EngineOption, JsonOption
 from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
+from appliance.cli.replay_commands import add_replay_commands
 from appliance.errors import ApplianceError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
+    cls=WholeHelpGroup,
     name="appliance",
     help="One manifest in, one signed audit bundle out: reproducible robot-policy training.",
     no_args_is_help=True,
@@ -38,8 +42,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-dataset_app = typer.Typer(no_args_is_help=True, help="Record and inspect LeRobot datasets.")
-keys_app = typer.Typer(no_args_is_help=True, help="The signing key and the keys you trust.")
+dataset_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="Record and inspect LeRobot datasets."
+)
+keys_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="The signing key and the keys you trust."
+)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(plan_app, name="plan")
 app.add_typer(norm_stats_app, name="norm-stats")
@@ -155,7 +163,9 @@ def run(
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="dataset, plan, norm_stats, train or evaluate.")],
+    name: Annotated[
+        str, typer.Argument(help="dataset, plan, norm_stats, train or evaluate.", metavar="NAME")
+    ],
     run_dir: Annotated[Path, typer.Option("--run-dir", help="The run folder to work in.")],
 ) -> None:
     """Run one stage of a run folder (what engines call)."""
@@ -171,7 +181,7 @@ def report(
         list[Path],
         typer.Argument(
             help="Bundles (folders or archives) or run folders; several are compared.",
-            metavar="TARGET...",
+            metavar="TARGET",
         ),
     ],
     out: Annotated[
@@ -208,6 +218,9 @@ def report(
             as_json=as_json,
         ),
     )
+
+
+add_replay_commands(app)
 
 
 @dataset_app.command("record")
@@ -251,6 +264,7 @@ def dataset_fingerprint(
 add_dataset_commands(dataset_app)
 add_bundle_commands(app, keys_app)
 add_evaluation_commands(app)
+add_doctor_command(app)
 
 
 @keys_app.command("show")
@@ -263,7 +277,9 @@ def keys_show(key_dir: KeyDirOption = None, as_json: JsonOption = False) -> None
 
 @keys_app.command("trust")
 def keys_trust(
-    public_key: Annotated[Path, typer.Argument(help="Public key (PEM) of somebody you trust.")],
+    public_key: Annotated[
+        Path, typer.Argument(help="Public key (PEM) of somebody you trust.", metavar="PUBLIC_KEY")
+    ],
     key_dir: KeyDirOption = None,
 ) -> None:
     """Trust a public key: bundles signed with it verify as of known origin."""
@@ -274,7 +290,9 @@ def keys_trust(
 
 @keys_app.command("untrust")
 def keys_untrust(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys show` prints it.")],
+    key_id: Annotated[
+        str, typer.Argument(help="The key's id, as `keys show` prints it.", metavar="KEY_ID")
+    ],
     key_dir: KeyDirOption = None,
 ) -> None:
     """Stop trusting a key."""
