@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from appliance.bundle.layout import CONTENT, CRATE_FILE, OBSERVED
+from appliance.bundle.layout import ARTIFACTS, CONTENT, CRATE_FILE, OBSERVED
 from appliance.bundle.step import Step
 
 CRATE_CONTEXT = "https://w3id.org/ro/crate/1.1/context"
@@ -239,10 +239,10 @@ def _describe_actions(name: str, files: list[str], steps: Sequence[Step]) -> lis
 
 
 def _owner(path: str, steps: Sequence[Step]) -> str | None:
-    """The step whose product the file is: ``content/STEP/...`` or ``observed/STEP/...``."""
+    """The step whose product the file is: ``content/STEP/...``, ``observed/STEP/...`` and so on."""
     top, _, rest = path.partition("/")
     name = rest.partition("/")[0]
-    known = top in (CONTENT, OBSERVED) and any(step.name == name for step in steps)
+    known = top in (CONTENT, OBSERVED, ARTIFACTS) and any(step.name == name for step in steps)
     return name if known else None
 
 

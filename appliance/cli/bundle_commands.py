@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.options import JsonOption
 from appliance.cli.passphrase import PassphraseFileOption
 
-bundle_app = typer.Typer(no_args_is_help=True, help="Pack a bundle into one file, and unpack it.")
+bundle_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="Pack a bundle into one file, and unpack it."
+)
 
 BundleArgument = Annotated[
     Path,

@@ -19,7 +19,9 @@ import typer
 from appliance import __version__
 from appliance.cli.bundle_commands import add_bundle_commands
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.doctor import add_doctor_command
 from appliance.cli.evaluation_commands import add_evaluation_commands
+from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import EngineOption, JsonOption
@@ -31,6 +33,7 @@ from appliance.errors import ApplianceError
 INTERRUPTED = 130
 
 app = typer.Typer(
+    cls=WholeHelpGroup,
     name="appliance",
     help="One manifest in, one signed audit bundle out: reproducible robot-policy training.",
     no_args_is_help=True,
@@ -39,8 +42,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-dataset_app = typer.Typer(no_args_is_help=True, help="Record and inspect LeRobot datasets.")
-keys_app = typer.Typer(no_args_is_help=True, help="The signing key and the keys you trust.")
+dataset_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="Record and inspect LeRobot datasets."
+)
+keys_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="The signing key and the keys you trust."
+)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(plan_app, name="plan")
 app.add_typer(norm_stats_app, name="norm-stats")
@@ -132,6 +139,10 @@ def run(
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
     passphrase_file: PassphraseFileOption = None,
+    with_checkpoints: Annotated[
+        bool,
+        typer.Option("--with-checkpoints", help="Put the checkpoints into the bundle too."),
+    ] = False,
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -144,6 +155,7 @@ def run(
         cache=cache,
         key_dir=key_dir,
         passphrase_file=passphrase_file,
+        with_checkpoints=with_checkpoints,
         engine=engine,
         as_json=as_json,
     )
@@ -151,7 +163,9 @@ def run(
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="dataset, plan, norm_stats, train or evaluate.")],
+    name: Annotated[
+        str, typer.Argument(help="dataset, plan, norm_stats, train or evaluate.", metavar="NAME")
+    ],
     run_dir: Annotated[Path, typer.Option("--run-dir", help="The run folder to work in.")],
 ) -> None:
     """Run one stage of a run folder (what engines call)."""
@@ -167,7 +181,7 @@ def report(
         list[Path],
         typer.Argument(
             help="Bundles (folders or archives) or run folders; several are compared.",
-            metavar="TARGET...",
+            metavar="TARGET",
         ),
     ],
     out: Annotated[
@@ -250,6 +264,7 @@ def dataset_fingerprint(
 add_dataset_commands(dataset_app)
 add_bundle_commands(app, keys_app)
 add_evaluation_commands(app)
+add_doctor_command(app)
 
 
 @keys_app.command("show")
@@ -262,7 +277,9 @@ def keys_show(key_dir: KeyDirOption = None, as_json: JsonOption = False) -> None
 
 @keys_app.command("trust")
 def keys_trust(
-    public_key: Annotated[Path, typer.Argument(help="Public key (PEM) of somebody you trust.")],
+    public_key: Annotated[
+        Path, typer.Argument(help="Public key (PEM) of somebody you trust.", metavar="PUBLIC_KEY")
+    ],
     key_dir: KeyDirOption = None,
 ) -> None:
     """Trust a public key: bundles signed with it verify as of known origin."""
@@ -273,7 +290,9 @@ def keys_trust(
 
 @keys_app.command("untrust")
 def keys_untrust(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys show` prints it.")],
+    key_id: Annotated[
+        str, typer.Argument(help="The key's id, as `keys show` prints it.", metavar="KEY_ID")
+    ],
     key_dir: KeyDirOption = None,
 ) -> None:
     """Stop trusting a key."""

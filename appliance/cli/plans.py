@@ -18,13 +18,14 @@ import typer
 from appliance.cli.plan_text import describe_exposure, describe_summary
 from appliance.dataset.columns import STATE, read_columns, read_info, read_plan_columns
 from appliance.dataset.fingerprint import Fingerprint, fingerprint_columns
+from appliance.episodes import FrameColumns
 from appliance.errors import PlanError, RuntimeMissingError
 from appliance.plan.build import build_plan
 from appliance.plan.compare import compare_plans
 from appliance.plan.exposure import Exposure, compute_exposure
 from appliance.plan.files import read_plan, write_plan
 from appliance.plan.params import PlanParams
-from appliance.plan.plan import ARRAYS_FILE, META_FILE, Plan, PlanColumns
+from appliance.plan.plan import ARRAYS_FILE, META_FILE, Plan
 from appliance.plan.verify import verify_plan_files, verify_rebuild
 from appliance.policy.presets import PRESETS
 from appliance.report.plan_summary import summarize_plan, view_episode
@@ -191,7 +192,7 @@ def compare(a: Path, b: Path, *, as_json: bool) -> None:
         raise typer.Exit(PlanError.exit_code)
 
 
-def read_plan_inputs(root: Path) -> tuple[PlanColumns, Fingerprint | None]:
+def read_plan_inputs(root: Path) -> tuple[FrameColumns, Fingerprint | None]:
     """A dataset's plan columns and fingerprint (None without episode columns).
 
     Raises DatasetError.

@@ -44,6 +44,7 @@ def run_manifest(
     cache: bool,
     key_dir: Path | None,
     passphrase_file: Path | None,
+    with_checkpoints: bool,
     engine: EngineName | None,
     as_json: bool,
 ) -> None:
@@ -57,6 +58,7 @@ def run_manifest(
         key_dir=key_dir,
         engine=engine,
         passphrase_file=passphrase_file,
+        with_checkpoints=with_checkpoints,
     )
     total = len(stages_for(manifest))
     count = 0
@@ -88,6 +90,7 @@ def run_options(
     key_dir: Path | None = None,
     engine: EngineName | None = None,
     passphrase_file: Path | None = None,
+    with_checkpoints: bool = False,
 ) -> RunOptions:
     """Where a run of ``manifest`` works, from what was asked for and this user's places."""
     return RunOptions(
@@ -97,6 +100,7 @@ def run_options(
         facts_dir=user_cache_dir(),
         key_dir=key_dir,
         passphrase=find_passphrase(passphrase_file),
+        with_checkpoints=with_checkpoints,
         engine=engine,
     )
 
@@ -174,7 +178,7 @@ def describe_result(result: RunResult) -> str:
         "  it holds        content/   the result: manifest, dataset figures, plan, norm stats,",
         "                             training curve and hash chain, every trial and its outcome",
         "                  observed/  receipts, versions, times, logs, a video of every episode",
-        "                  VERIFY.md  how to check it with this program, and with six others",
+        "                  VERIFY.md  how to check it with this program, and with other programs",
         f"  verify it       {_own_command()} verify {_from_here(bundle.path)}",
     ]
     return "\n".join(lines)

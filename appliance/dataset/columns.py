@@ -25,9 +25,8 @@ from appliance.dataset.info import (
     read_info,
     read_table,
 )
+from appliance.episodes import FrameColumns, find_episode_fault
 from appliance.errors import DatasetError
-from appliance.plan.episodes import find_episode_fault
-from appliance.plan.plan import PlanColumns
 
 __all__ = [
     "COLUMNS",
@@ -77,9 +76,9 @@ class Columns:
         """Ids of all episodes, ascending."""
         return np.unique(self.episode_index)
 
-    def to_plan_columns(self) -> PlanColumns:
+    def to_plan_columns(self) -> FrameColumns:
         """The columns a plan is built from; shares the arrays."""
-        return PlanColumns(
+        return FrameColumns(
             episode_index=self.episode_index,
             frame_index=self.frame_index,
             index=self.index,
@@ -112,7 +111,7 @@ def read_columns(root: Path) -> Columns:
     )
 
 
-def read_plan_columns(root: Path, *, with_state: bool = True) -> PlanColumns:
+def read_plan_columns(root: Path, *, with_state: bool = True) -> FrameColumns:
     """Only what a plan needs; ``with_state=False`` leaves observation.state unread.
 
     A dataset without episode_index/frame_index gives None for them (the plan then takes it for one
@@ -133,7 +132,7 @@ def read_plan_columns(root: Path, *, with_state: bool = True) -> PlanColumns:
     arrays = _read_arrays(info, wanted)
     if STATE in arrays:
         _check_finite(info, STATE, arrays)
-    return PlanColumns(
+    return FrameColumns(
         episode_index=arrays.get("episode_index"),
         frame_index=arrays.get("frame_index"),
         index=arrays.get("index"),
@@ -141,7 +140,7 @@ def read_plan_columns(root: Path, *, with_state: bool = True) -> PlanColumns:
     )
 
 
-def plan_columns_from_arrow(table: pa.Table) -> PlanColumns:
+def plan_columns_from_arrow(table: pa.Table) -> FrameColumns:
     """Plan columns from an Arrow table, without a copy where it is one chunk."""
     names = set(table.column_names)
 
@@ -152,7 +151,7 @@ def plan_columns_from_arrow(table: pa.Table) -> PlanColumns:
         chunk = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         return to_numpy(chunk, name)
 
-    return PlanColumns(
+    return FrameColumns(
         episode_index=take("episode_index"),
         frame_index=take("frame_index"),
         index=take("index"),

@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 
 from appliance.dataset.columns import ACTION, COLUMNS, STATE, AnyFloatArray, Columns, read_columns
 from appliance.dataset.info import damaged, list_data_files, read_info
+from appliance.episodes import EpisodeTable, FrameColumns, split_episodes
 from appliance.errors import DatasetError
-from appliance.plan.episodes import EpisodeTable, split_episodes
-from appliance.plan.plan import PlanColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +175,7 @@ def check_horizon(columns: Columns, action_horizon: int) -> HorizonReport:
 
 def _split(columns: Columns) -> EpisodeTable:
     return split_episodes(
-        PlanColumns(episode_index=columns.episode_index, frame_index=columns.frame_index)
+        FrameColumns(episode_index=columns.episode_index, frame_index=columns.frame_index)
     )
 
 

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from appliance.dataset.columns import ACTION, STATE, Columns
 from appliance.digest import canonical_json, sha256_json
+from appliance.episodes import EpisodeTable, FrameColumns, IntArray, name_some, split_episodes
 from appliance.errors import DatasetError
-from appliance.plan.episodes import EpisodeTable, name_some, split_episodes
-from appliance.plan.plan import IntArray, PlanColumns
 
 CONTENT_PREFIX = "sha256-content-v1:"
 
@@ -64,7 +63,7 @@ class Fingerprint:
 def fingerprint_columns(columns: Columns) -> Fingerprint:
     """The content fingerprint of a dataset's columns; limited by SHA-256."""
     table = split_episodes(
-        PlanColumns(episode_index=columns.episode_index, frame_index=columns.frame_index)
+        FrameColumns(episode_index=columns.episode_index, frame_index=columns.frame_index)
     )
     return Fingerprint.of(CONTENT_PREFIX, dict(_iterate_digests(columns, table)))
 

@@ -63,13 +63,17 @@ class TokenizerPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPart:
-    """One training run; None is the preset's ``batch_size``, and no ``save_interval``."""
+    """One training run; None is the preset's batch size and FSDP devices, no saving between."""
 
     config: TrainPreset
     steps: int
     batch_size: int | None
     seed: int
     num_workers: int
+    sampler: Literal["torch", "counter"]
+    processes: int
+    cpu_devices: int
+    fsdp_devices: int | None
     freeze_mode: Literal["default", "strong"]
     budget_aware_schedule: bool
     budget_warmup_ratio: float

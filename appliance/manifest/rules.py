@@ -229,6 +229,34 @@ def check_weights_are_declared(manifest: Manifest, document: Document) -> Iterat
         )
 
 
+def check_batch_divides(manifest: Manifest, document: Document) -> Iterator[Finding]:
+    """The devices share a batch and the copies of the parameters evenly (pi0 spec, "Training").
+
+    A batch size or FSDP size left to the preset is checked by training itself.
+    """
+    train, gpus = manifest.train, manifest.runtime.gpus
+    devices = gpus or train.processes * train.cpu_devices
+    named = f"{gpus} GPUs" if gpus else f"{devices} CPU devices (processes x cpu_devices)"
+    if gpus % train.processes:
+        yield document.finding(
+            ("train", "processes"),
+            f"{train.processes} processes cannot share {named} evenly",
+            f"Use a divisor of {gpus}, or change runtime.gpus.",
+        )
+    if train.batch_size is not None and train.batch_size % devices:
+        yield document.finding(
+            ("train", "batch_size"),
+            f"{train.batch_size} samples cannot be shared evenly by {named}",
+            f"Use a multiple of {devices}, or fewer devices.",
+        )
+    if train.fsdp_devices is not None and devices % train.fsdp_devices:
+        yield document.finding(
+            ("train", "fsdp_devices"),
+            f"{train.fsdp_devices} does not divide {named}",
+            f"Use a divisor of {devices}.",
+        )
+
+
 def check_weights_are_a_file(manifest: Manifest, document: Document) -> Iterator[Finding]:
     """Stages have no network, so that weights are on this machine before the run."""
     init = manifest.train.init
@@ -332,6 +360,7 @@ RULES: tuple[Rule, ...] = (
     check_trials_differ,
     check_trials_count,
     check_weights_are_declared,
+    check_batch_divides,
     check_weights_are_a_file,
     check_tokenizer_is_named,
     check_host_has_no_gpus,

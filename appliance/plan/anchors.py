@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from appliance.episodes import EpisodeTable, IntArray
 from appliance.errors import PlanError
-from appliance.plan.episodes import EpisodeTable
-from appliance.plan.plan import IntArray
 
 VALID_START_FORMULA = "f <= min(L_e - H + tail_keep, L_e - 1)"
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.episodes import EpisodeTable, FrameColumns, IntArray, name_some, split_episodes
 from appliance.errors import PlanError
 from appliance.plan.anchors import clamp_tail_keep, count_valid_starts, place_anchors
 from appliance.plan.balance import compute_base_weights, count_stages
-from appliance.plan.episodes import EpisodeTable, name_some, select_episodes, split_episodes
+from appliance.plan.episodes import select_episodes
 from appliance.plan.gripper import GripperEvents, compute_event_weights, find_events
 from appliance.plan.metadata import (
     describe_libraries,
@@ -24,7 +25,7 @@ from appliance.plan.metadata import (
     hash_plan,
 )
 from appliance.plan.params import PlanParams
-from appliance.plan.plan import PLAN_VERSION, IntArray, Plan, PlanColumns
+from appliance.plan.plan import PLAN_VERSION, Plan
 from appliance.plan.stages import assign_stages
 from appliance.plan.weights import combine_weights, compute_figures
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_plan(
-    columns: PlanColumns,
+    columns: FrameColumns,
     params: PlanParams,
     *,
     repo_id: str,

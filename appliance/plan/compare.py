@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from appliance.plan.episodes import name_some
+from appliance.episodes import IntArray, name_some
 from appliance.plan.metadata import NOT_HASHED
-from appliance.plan.plan import IntArray, Plan
+from appliance.plan.plan import Plan
 
 _NO_SETTINGS = (*NOT_HASHED, "summary", "episodes_keep")
 

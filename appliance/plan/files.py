@@ -23,13 +23,7 @@ from numpy.typing import NDArray
 from appliance.errors import PlanError
 from appliance.files import atomic_folder, storage_errors, write_atomic
 from appliance.plan.metadata import hash_plan, metadata_bytes
-from appliance.plan.plan import (
-    ARRAYS_FILE,
-    META_FILE,
-    PLAN_VERSION,
-    PLAN_VERSION_1,
-    Plan,
-)
+from appliance.plan.plan import ARRAYS_FILE, META_FILE, PLAN_VERSION, PLAN_VERSION_1, Plan
 
 OWN_ARRAYS: Mapping[str, str] = {
     "anchor_indices": "<i8",

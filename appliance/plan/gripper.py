@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.episodes import EpisodeTable, IntArray, iterate_blocks, name_some
 from appliance.errors import PlanError
 from appliance.plan.anchors import Anchors
 from appliance.plan.balance import DECIMAL_CONTEXT
-from appliance.plan.episodes import EpisodeTable, iterate_blocks, name_some
 from appliance.plan.params import PlanParams
 from appliance.plan.peaks import Segments, find_peaks, read_block, suppress_peaks
-from appliance.plan.plan import FloatArray, IntArray
+from appliance.plan.plan import FloatArray
 
 NO_EVENT = -1
 _SORT_ELEMENTS = 1 << 20

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from appliance.episodes import name_some
 from appliance.errors import PlanError
 from appliance.plan.command import describe_build_command
-from appliance.plan.episodes import name_some
 from appliance.plan.files import check_plan_hash
 from appliance.plan.plan import Plan
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.episodes import EpisodeTable, IntArray, block_rows, frame_numbers, name_some
 from appliance.errors import PlanError
-from appliance.plan.episodes import EpisodeTable, block_rows, frame_numbers, name_some
 from appliance.plan.exact import compute_quantile
-from appliance.plan.plan import FloatArray, IntArray
+from appliance.plan.plan import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""What goes into a plan and what a plan is. Letters: N frames or anchors, S state dimensions.
+"""What a plan is. Letters: N anchors.
 
 Arrays are made read-only; metadata is the content of ``plan_meta.json`` (Plan-STaR section 1.8).
 """
@@ -13,41 +13,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.errors import PlanError
+from appliance.episodes import IntArray
 
-IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[np.float64]
 
 PLAN_VERSION = "plan-star-v2"
 PLAN_VERSION_1 = "plan-star-v1"
 META_FILE = "plan_meta.json"
 ARRAYS_FILE = "plan_arrays.npz"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PlanColumns:
-    """The tabular columns a plan is built from, in dataset row order; never images.
-
-    ``episode_index`` and ``frame_index`` are None for a dataset that has no such columns (it is
-    then one episode); ``state_NxS`` is needed only for change_point_state and gripper events.
-    """
-
-    episode_index: IntArray | None = None
-    frame_index: IntArray | None = None
-    index: IntArray | None = None
-    state_NxS: NDArray[np.floating[Any]] | None = None
-
-    @property
-    def num_frames(self) -> int:
-        """Number of dataset rows; PlanError when no column is given or lengths differ."""
-        columns = (self.episode_index, self.frame_index, self.index, self.state_NxS)
-        lengths = {len(column) for column in columns if column is not None}
-        if len(lengths) != 1:
-            raise PlanError(
-                "A sampling plan needs columns of one length;"
-                f" got lengths {sorted(lengths) or 'none'}. Read the dataset's columns again."
-            )
-        return lengths.pop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.episodes import EpisodeTable, IntArray, iterate_blocks, name_some
 from appliance.errors import PlanError
 from appliance.plan.anchors import Anchors
-from appliance.plan.episodes import EpisodeTable, iterate_blocks, name_some
 from appliance.plan.params import PlanParams
 from appliance.plan.peaks import Segments, find_peaks, read_block, suppress_peaks
-from appliance.plan.plan import FloatArray, IntArray
+from appliance.plan.plan import FloatArray
 
 PEAK_MODE = "local_max_nms_topk"
 PEAK_THRESHOLD_Q = 0.9

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from appliance.episodes import EpisodeTable, FrameColumns, IntArray, name_some, split_episodes
 from appliance.errors import ApplianceError, PlanError
 from appliance.plan.anchors import clamp_tail_keep, count_valid_starts
 from appliance.plan.build import build_plan
 from appliance.plan.compare import compare_plans
-from appliance.plan.episodes import EpisodeTable, name_some, split_episodes
 from appliance.plan.files import read_plan
 from appliance.plan.match import find_changed_episodes
 from appliance.plan.metadata import REQUIRED_KEYS, params_from_metadata
-from appliance.plan.plan import PLAN_VERSION_1, IntArray, Plan, PlanColumns
+from appliance.plan.plan import PLAN_VERSION_1, Plan
 from appliance.plan.weights import compute_figures
 
 _REQUIRED_KEYS_1 = ("plan_version", "repo_id", "dataset_len", "action_horizon_H", "plan_sha256")
@@ -37,7 +37,7 @@ class Finding:
 
 def verify_plan_files(
     path: Path,
-    columns: PlanColumns | None = None,
+    columns: FrameColumns | None = None,
     *,
     dataset_fingerprint: str | None = None,
     episode_digests: Mapping[int, str] | None = None,
@@ -54,7 +54,7 @@ def verify_plan_files(
 
 def verify_plan(
     plan: Plan,
-    columns: PlanColumns | None = None,
+    columns: FrameColumns | None = None,
     *,
     dataset_fingerprint: str | None = None,
     episode_digests: Mapping[int, str] | None = None,
@@ -77,7 +77,7 @@ def verify_plan(
     return findings
 
 
-def verify_rebuild(plan: Plan, columns: PlanColumns) -> list[Finding]:
+def verify_rebuild(plan: Plan, columns: FrameColumns) -> list[Finding]:
     """Build a version 2 plan again from its own metadata and report every difference."""
     meta = plan.meta
     if meta.get("plan_version") == PLAN_VERSION_1:
@@ -225,7 +225,7 @@ def _check_fingerprint(
     )
 
 
-def _check_against_columns(plan: Plan, columns: PlanColumns) -> Iterator[Finding]:
+def _check_against_columns(plan: Plan, columns: FrameColumns) -> Iterator[Finding]:
     length = plan.meta.get("dataset_len")
     if length != columns.num_frames:
         yield Finding(

@@ -31,6 +31,21 @@ NAMES_SHOWN = 8
 Shape = tuple[int, ...]
 
 
+def open_checkpointer() -> Any:
+    """Orbax's checkpointer, to be closed (``with``).
+
+    Among several processes it works in this one alone and waits for no other.
+    """
+    if jax.process_count() == 1:
+        return ocp.PyTreeCheckpointer()
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def save_params(params_dir: Path, params: Params) -> None:
     """Write ``params`` to the folder ``params_dir``, whole or not at all. Raises StorageError."""
     arrays = {path: np.asarray(leaf) for path, leaf in flatten_params(params).items()}
@@ -38,7 +53,7 @@ def save_params(params_dir: Path, params: Params) -> None:
     params_dir = params_dir.absolute()
     with atomic_folder(params_dir) as temporary:
         target = temporary / "item"
-        with storage_errors(params_dir, "writing parameters"), ocp.PyTreeCheckpointer() as writer:
+        with storage_errors(params_dir, "writing parameters"), open_checkpointer() as writer:
             writer.save(target, {ITEM_NAME: tree})
         with storage_errors(params_dir, "writing parameters"):
             for entry in list(target.iterdir()):
@@ -116,7 +131,7 @@ def read_leaves(
             f"{params_dir}: this is the folder of a checkpoint step, not of its parameters. Point"
             f" to {params_dir / ITEM_NAME}."
         )
-    with ocp.PyTreeCheckpointer() as reader:
+    with open_checkpointer() as reader:
         with _reading(params_dir):
             described = reader.metadata(params_dir).item_metadata.tree
             shapes = jax.tree.map(lambda leaf: tuple(leaf.shape), described)

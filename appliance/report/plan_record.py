@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.plan.episodes import split_episodes
-from appliance.plan.plan import Plan, PlanColumns
+from appliance.episodes import FrameColumns, split_episodes
+from appliance.plan.plan import Plan
 from appliance.report.evidence import as_count, as_list, as_mapping, as_number, as_text
 
 RECORD_FILE = "episodes.json"
@@ -35,7 +35,7 @@ class RecordedEpisode:
 
 
 def describe_episodes(
-    plan: Plan, columns: PlanColumns, names: Sequence[str] | None
+    plan: Plan, columns: FrameColumns, names: Sequence[str] | None
 ) -> dict[str, Any]:
     """Rows and lengths of the kept episodes, and the states of the shortest, median and longest.
 

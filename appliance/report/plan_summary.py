@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.episodes import FrameColumns, IntArray, name_some, split_episodes
 from appliance.errors import PlanError
 from appliance.plan.anchors import clamp_tail_keep, count_valid_starts
-from appliance.plan.episodes import name_some, split_episodes
 from appliance.plan.exposure import Exposure, compute_exposure
-from appliance.plan.plan import IntArray, Plan, PlanColumns
+from appliance.plan.plan import Plan
 
 MOST_BINS = 10
 
@@ -175,7 +175,7 @@ def _bin_weights(weights: NDArray[np.float32]) -> tuple[WeightBin, ...]:
     )
 
 
-def view_episode(plan: Plan, columns: PlanColumns, episode: int | None) -> EpisodeView:
+def view_episode(plan: Plan, columns: FrameColumns, episode: int | None) -> EpisodeView:
     """One kept episode (None: the first kept one) with its anchors, stages, weights and events.
 
     ``columns`` are those of the dataset the plan was built from. Raises PlanError when they are

@@ -6,16 +6,18 @@ Content: ``norm_stats.json`` in openpi's form, and its provenance (plan hash, su
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.dataset.columns import Columns
 from appliance.manifest.model import Manifest
 from appliance.norm_stats.compute import compute_norm_stats
 from appliance.norm_stats.files import NormStats, write_norm_stats
 from appliance.norm_stats.select import Subset, select_rows
-from appliance.plan.plan import Plan
 from appliance.policy.presets import PRESETS, TrainConfig
 from appliance.stages.definition import Stage, StageContext
+
+if TYPE_CHECKING:  # the baseline imports nothing of the plan
+    from appliance.plan.plan import Plan
 
 
 def asset_id(manifest: Manifest) -> str:
@@ -37,7 +39,7 @@ def stage(*, with_plan: bool) -> Stage:
         name="norm_stats",
         version=1,
         upstream=("dataset", "plan") if with_plan else ("dataset",),
-        rooms=("norm_stats", "plan", "dataset", "policy"),
+        rooms=("norm_stats", "plan", "dataset", "episodes", "policy"),
         packages=("numpy", "scipy", "pyarrow"),
         manifest_part=_manifest_part,
         run=_run,

@@ -7,6 +7,7 @@ these steps alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from appliance.manifest.model import Manifest
 from appliance.stages.definition import Stage, StageContext
 from appliance.stages.run_folder import RunFolder
 from appliance.stages.train import stage as train_stage
-from appliance.stages.train import stage_request
+from appliance.stages.train import stage_layout, stage_request
 
 NAME = "spot_check"
 
@@ -66,6 +67,7 @@ def stage(manifest: Manifest, check: SpotCheck) -> Stage:
     train = train_stage(with_plan=manifest.plan is not None)
 
     def run(context: StageContext) -> None:
+        from appliance.training.processes import run_by_layout
         from appliance.training.spot_check import Passage, replay_steps
 
         passage = Passage(
@@ -73,7 +75,8 @@ def stage(manifest: Manifest, check: SpotCheck) -> Stage:
             num_steps=check.num_steps,
             checkpoints=check.checkpoints,
         )
-        replay_steps(stage_request(context), passage, context.content, context.progress)
+        work = functools.partial(replay_steps, stage_request(context), passage, context.content)
+        run_by_layout(work, stage_layout(context.manifest), context.progress)
 
     return Stage(
         name=NAME,

@@ -17,6 +17,7 @@ from appliance.stages.norm_stats import asset_id
 from appliance.stages.pins import without_place
 
 if TYPE_CHECKING:
+    from appliance.training.processes import Layout
     from appliance.training.request import TrainRequest
 
 EXP_NAME = "run"
@@ -42,7 +43,10 @@ def stage(*, with_plan: bool) -> Stage:
         name="train",
         version=1,
         upstream=("dataset", "plan", "norm_stats") if with_plan else ("dataset", "norm_stats"),
-        rooms=("training", "policy", "norm_stats", "dataset", "plan"),
+        rooms=(
+            *("training", "policy", "norm_stats", "dataset", "episodes"),
+            *(("plan",) if with_plan else ()),
+        ),
         packages=(
             "jax",
             "jaxlib",
@@ -88,6 +92,8 @@ def build_request(
         batch_size=part.batch_size,
         seed=part.seed,
         num_workers=part.num_workers,
+        sampler=part.sampler,
+        fsdp_devices=part.fsdp_devices,
         sampling_plan_path=plan_path,
         sampler_seed_override=part.sampler_seed_override,
         sampler_replacement_override=part.sampler_replacement_override,
@@ -132,7 +138,22 @@ def stage_request(context: StageContext) -> TrainRequest:
 
 
 def _run(context: StageContext) -> None:
-    from appliance.training.loop import train
+    from appliance.training.processes import Folders, train_by_layout
 
-    request = stage_request(context)
-    train(request, context.content, context.observed, context.artifacts, context.progress)
+    train_by_layout(
+        stage_request(context),
+        Folders(content=context.content, observed=context.observed, artifacts=context.artifacts),
+        stage_layout(context.manifest),
+        context.progress,
+    )
+
+
+def stage_layout(manifest: Manifest) -> Layout:
+    """How the processes of a stage that trains are spread."""
+    from appliance.training.processes import Layout
+
+    return Layout(
+        processes=manifest.train.processes,
+        cpu_devices=manifest.train.cpu_devices,
+        gpus=manifest.runtime.gpus,
+    )

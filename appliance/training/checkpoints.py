@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from appliance.digest import sha256_json
 from appliance.errors import CheckpointError, StorageError
@@ -34,7 +32,12 @@ from appliance.files import (
     write_atomic,
     write_json,
 )
-from appliance.policy.checkpoint import digest_leaves, load_params, save_params
+from appliance.policy.checkpoint import (
+    digest_leaves,
+    load_params,
+    open_checkpointer,
+    save_params,
+)
 from appliance.policy.parameters import flatten_params, nest_params
 from appliance.training.step import TrainState
 
@@ -75,7 +78,7 @@ class CheckpointFolder:
     def save(self, state: TrainState, *, chain: str, kept: bool) -> Path:
         """Write ``state`` as checkpoint ``state.step``; returns its folder. Older resume points go.
 
-        Raises StorageError; what was there before stays.
+        Every leaf is whole in this process. Raises StorageError; what was there before stays.
         """
         state = jax.device_get(state)
         step = int(state.step)
@@ -90,7 +93,7 @@ class CheckpointFolder:
         with atomic_folder(target, doing=f"saving checkpoint {step}") as temporary:
             with saving_errors(target, f"saving checkpoint {step}"):
                 save_params(temporary / PARAMS, served)
-                with ocp.PyTreeCheckpointer() as checkpointer:
+                with open_checkpointer() as checkpointer:
                     checkpointer.save(temporary / TRAIN_STATE, state_to_tree(state))
             write_atomic(temporary / ASSETS / self.asset_id / NORM_STATS_FILE, self.norm_stats_json)
             write_json(temporary / POSITION_FILE, position)
@@ -108,13 +111,13 @@ class CheckpointFolder:
         return {str(position.step): dict(position.leaves) for position in found}
 
     def restore(self, position: Position, template: TrainState) -> TrainState:
-        """The state of ``position``, bit for bit, in the form of ``template`` (arrays or shapes).
+        """The state of ``position``, bit for bit, in the form of ``template``, as NumPy arrays.
 
         Raises CheckpointError when it is damaged or of another form.
         """
         where = position.folder
         served = flatten_params(load_params(where / PARAMS, nest_params(template.served)))
-        with reading_errors(where), ocp.PyTreeCheckpointer() as checkpointer:
+        with reading_errors(where), open_checkpointer() as checkpointer:
             tree = checkpointer.restore(where / TRAIN_STATE)
         state = tree_to_state(tree, served, template, where)
         if digest_state(state) != position.state_digest:
@@ -122,9 +125,7 @@ class CheckpointFolder:
                 f"{where}: its content is not what was saved. Remove this folder; the run then goes"
                 " on from the checkpoint before it."
             )
-        # Copies of their own: the first step gives its arguments away (donation).
-        restored: TrainState = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
-        return restored
+        return state
 
     def clear(self) -> None:
         """Remove every checkpoint and resume point (overwrite). Raises StorageError."""

@@ -20,12 +20,20 @@ from appliance.files import storage_errors
 from appliance.norm_stats.files import NORM_STATS_FILE, NormStats, read_norm_stats, take_dims
 from appliance.policy.tokenizer import make_tokenizer
 from appliance.policy.transforms import ItemTransform
+from appliance.training.counter_sampler import CounterStream
 from appliance.training.data import EpisodeRows, SeededItems, WindowDataset
 from appliance.training.exposure import Rows, expect_uniform
+from appliance.training.mesh import writer_first
 from appliance.training.request import TrainRequest
-from appliance.training.sampler import IndexStream
+from appliance.training.sampler import IndexStream, SamplerName
+from appliance.training.torch_sampler import TorchStream
 
 logger = logging.getLogger(__name__)
+
+SAMPLERS: Mapping[SamplerName, type[IndexStream]] = {
+    "torch": TorchStream,
+    "counter": CounterStream,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +102,13 @@ def read_inputs(request: TrainRequest) -> TrainInputs:
     transform = ItemTransform(
         config=request.config, norm_stats=stats, tokenizer=_make_tokenizer(request)
     )
-    frames = open_frames(
-        request.dataset_root, request.repo_id, needed_cameras(request), cache_dir=request.cache_dir
-    )
+    with writer_first("decoded frames"):
+        frames = open_frames(
+            request.dataset_root,
+            request.repo_id,
+            needed_cameras(request),
+            cache_dir=request.cache_dir,
+        )
     rows = WindowDataset(
         episode_rows(columns),
         frames,
@@ -154,9 +166,10 @@ def read_plan_facts(request: TrainRequest, columns: Columns, path: Path) -> Plan
 
 def build_stream(request: TrainRequest, num_rows: int, plan: PlanFacts | None) -> IndexStream:
     """The plan's weighted stream over its anchors, or uniform shuffling over all rows."""
+    make = SAMPLERS[request.sampler]
     if plan is None:
-        return IndexStream(num_items=num_rows, batch_size=request.batch, seed=request.seed)
-    return IndexStream(
+        return make(num_items=num_rows, batch_size=request.batch, seed=request.seed)
+    return make(
         num_items=len(plan.anchors_N),
         batch_size=request.batch,
         seed=plan.sampler_seed,
@@ -169,7 +182,9 @@ def select_rows(rows: WindowDataset, plan: PlanFacts | None) -> Any:
     """The ``Subset`` of the anchors, or all rows."""
     from torch.utils.data import Subset
 
-    return rows if plan is None else Subset(rows, plan.anchors_N.tolist())
+    if plan is None:
+        return rows
+    return Subset(rows, plan.anchors_N)  # type: ignore[arg-type]  # an array is a sequence too
 
 
 def read_statistics(request: TrainRequest) -> tuple[NormStats, bytes]:

@@ -7,17 +7,20 @@ step computes depends on (state, batch, key, learning rate) only, the batch on t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import numpy.typing as npt
+from jax.sharding import Mesh
 
 from appliance.digest import sha256_json
 from appliance.errors import TrainingError
@@ -28,9 +31,21 @@ from appliance.policy.presets import TrainConfig
 from appliance.policy.transforms import stack_items
 from appliance.streams import stream_seed
 from appliance.training.data import Item, build_loader
-from appliance.training.exposure import DrawLog
+from appliance.training.exposure import DrawLog, Rows
+from appliance.training.feed import DeviceFeed
 from appliance.training.inputs import read_inputs
 from appliance.training.journal import StepRecord
+from appliance.training.mesh import (
+    agree,
+    batch_sharding,
+    describe_mesh,
+    gather_tree,
+    local_slots,
+    place_batch,
+    place_tree,
+    tree_shardings,
+    whole,
+)
 from appliance.training.objective import STATE_NOISE, build_loss
 from appliance.training.optimizer import build_optimizer
 from appliance.training.request import ProgressCallback, TrainRequest, check_request
@@ -78,10 +93,11 @@ def train(
     )
     try:
         state = restore_or_start(run)
-        first_step = int(state.step)
+        first_step = int(np.asarray(state.step))
         draws = replay_draws(run, first_step)
         run_steps(run, state, first_step, draws)
-        finish(run, draws)
+        if run.writes:
+            finish(run, draws)
     finally:
         run.journal.close()
 
@@ -92,46 +108,66 @@ def run_steps(run: Run, state: TrainState, first_step: int, draws: DrawLog) -> N
     Figures of a step are read while the device runs the next one.
     """
     request, total = run.request, run.request.num_train_steps
-    saver = Saver(run, first_step)
+    saver = Saver(run, first_step, describe_mesh(run.mesh, state))
     if first_step == total:
         saver.save_final(state)
         return
     rates = learning_rate_table(run.rate.schedule, total)
-    run_key = make_key(stream_seed(request.seed, "steps"))
-    constants: Batch = {STATE_NOISE: build_state_noise(request.config, run.inputs.norm_stats)}
+    constants = place_constants(run)
     run.on_progress(first_step, total, "compiling the training step")
     with saver.watch.measure("compile"):
-        take_step = compile_step(run, state, constants, run_key)
-    batches = iterate_batches(run, first_step)
+        take_step = compile_step(run, state, constants)
     recorder = Recorder(run, rates)
-    saver.start_clock()
-    for step in range(first_step, total):
-        batch = saver.watch.fetch(batches, busy=recorder.is_busy)
-        draws.add(batch["row"])
-        state, metrics = take_step(state, to_model(batch, constants), run_key, rates[step])
-        recorder.record_pending()
-        recorder.pending = (step, metrics)
-        done = step + 1
-        is_root = done % request.parameter_root_interval == 0 or done == total
-        is_due = saver.is_due(done)
-        if is_root or is_due:
-            recorder.record_pending(parameter_root(state) if is_root else None)
-        if is_due:
-            saver.save(state, done)
+    expected = expect_rows(run, first_step)
+    with contextlib.closing(open_feed(run, first_step)) as feed:
+        saver.start_clock()
+        for step in range(first_step, total):
+            rows, batch = saver.watch.fetch(feed, busy=recorder.is_busy)
+            draws.add(check_rows(step, next(expected), rows))
+            batch[STATE_NOISE] = constants.state_noise
+            state, metrics = take_step(state, batch, constants.run_key, rates[step])
+            recorder.record_pending()
+            recorder.pending = (step, metrics)
+            done = step + 1
+            is_root = done % request.parameter_root_interval == 0 or done == total
+            is_due = saver.is_due(done)
+            if is_root or is_due:
+                recorder.record_pending(parameter_root(state) if is_root else None)
+            if is_due:
+                saver.save(state, done)
 
 
-def compile_step(run: Run, state: TrainState, constants: Batch, run_key: jax.Array) -> StepFunction:
-    """The train step, compiled for the shapes of this run's batches."""
-    example = stack_items([run.inputs.items[(0, 0, 0)]] * run.request.batch)
-    arguments = (state, to_model(example, constants), run_key, np.float32(0))
-    leaves, form = jax.tree.flatten(arguments)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """What every step is given beside its batch, whole on every device."""
+
+    run_key: jax.Array
+    state_noise: Any
+
+
+def place_constants(run: Run) -> Constants:
+    """The run's key and its scaled state noise on the devices."""
+    key = make_key(stream_seed(run.request.seed, "steps"))
+    noise = build_state_noise(run.request.config, run.inputs.norm_stats)
+    words = place_tree(jax.random.key_data(key), whole(run.mesh))
+    return Constants(
+        run_key=jax.random.wrap_key_data(words, impl=jax.random.key_impl(key)),
+        state_noise=place_tree(noise, jax.tree.map(lambda _: whole(run.mesh), noise)),
+    )
+
+
+def compile_step(run: Run, state: TrainState, constants: Constants) -> StepFunction:
+    """The train step, compiled for the shapes of this run's batches and for its mesh."""
+    example = to_model(stack_items([run.inputs.items[(0, 0, 0)]] * run.request.batch))
+    example[STATE_NOISE] = constants.state_noise
+    leaves, form = jax.tree.flatten((state, example, constants.run_key, np.float32(0)))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return compile_for_shapes(run.request.config, form, shapes)
+    return compile_for_shapes(run.request.config, run.mesh, form, shapes)
 
 
 @functools.lru_cache(maxsize=4)
 def compile_for_shapes(
-    config: TrainConfig, form: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]
+    config: TrainConfig, mesh: Mesh, form: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]
 ) -> StepFunction:
     """The compiled step of ``config`` for arguments of these shapes; made once a process."""
     step = build_step(
@@ -141,28 +177,60 @@ def compile_for_shapes(
         jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
         for shape, dtype in shapes
     ]
-    lowered = jax.jit(step, donate_argnums=0).lower(*jax.tree.unflatten(form, leaves))
-    compiled: StepFunction = lowered.compile()
+    arguments = jax.tree.unflatten(form, leaves)
+    state, batch, _, _ = arguments
+    state_shardings = tree_shardings(mesh, state)
+    batch_shardings = jax.tree.map(lambda _: batch_sharding(mesh), batch)
+    batch_shardings[STATE_NOISE] = jax.tree.map(lambda _: whole(mesh), batch[STATE_NOISE])
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(state_shardings, batch_shardings, whole(mesh), whole(mesh)),
+        out_shardings=(state_shardings, whole(mesh)),
+    )
+    compiled: StepFunction = jitted.lower(*arguments).compile()
     return compiled
 
 
-def iterate_batches(run: Run, first_step: int) -> Iterator[Item]:
-    """The batches of the steps from ``first_step`` to the budget."""
+def open_feed(run: Run, first_step: int) -> DeviceFeed:
+    """The batches of the steps from ``first_step`` to the budget, this process's part of each."""
     batches = AddressedBatches(
-        run.inputs.stream, start_step=first_step, stop_step=run.request.num_train_steps
+        run.inputs.stream,
+        start_step=first_step,
+        stop_step=run.request.num_train_steps,
+        slots=local_slots(run.request.batch),
     )
-    return iter(build_loader(run.inputs.items, batches, num_workers=run.request.num_workers))
+    loader = build_loader(run.inputs.items, batches, num_workers=run.request.num_workers)
+    sharding = batch_sharding(run.mesh)
+    return DeviceFeed(iter(loader), lambda batch: place_batch(to_model(batch), sharding))
 
 
-def to_model(batch: Item, constants: Batch) -> Batch:
-    """The part of a batch that travels to the device, with the run's constants beside it."""
-    arrays = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUT}
-    return {**arrays, **constants}
+def to_model(batch: Item) -> Batch:
+    """The part of a batch that travels to the device."""
+    return {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUT}
+
+
+def expect_rows(run: Run, first_step: int) -> Iterator[Rows]:
+    """The dataset rows of the whole batch of each step from ``first_step`` on."""
+    rows_N = run.inputs.drawn_rows
+    for batch in run.inputs.stream.batches(first_step):
+        yield rows_N[batch]
+
+
+def check_rows(step: int, rows_B: Rows, loaded: Rows) -> Rows:
+    """``rows_B`` when this process's part of it is what was loaded. Raises TrainingError."""
+    slots = local_slots(len(rows_B))
+    if not np.array_equal(rows_B[slots.start : slots.stop], loaded):
+        raise TrainingError(
+            f"Step {step}: the rows that were loaded are not the ones that were drawn. This is a"
+            " defect of the data loader; run again with train.num_workers: 0."
+        )
+    return rows_B
 
 
 def parameter_root(state: TrainState) -> str:
-    """One SHA-256 over the digests of the live trained leaves."""
-    return sha256_json(digest_leaves(jax.device_get(state.trained)))
+    """One SHA-256 over the digests of the live trained leaves, whatever devices hold them."""
+    return sha256_json(digest_leaves(gather_tree(state.trained)))
 
 
 class Recorder:
@@ -172,6 +240,7 @@ class Recorder:
         self.run = run
         self.rates = rates
         self.pending: tuple[int, Metrics] | None = None
+        self.log = IntervalLog(run.request.config.log_interval)
         self.shown_s = 0.0
 
     def is_busy(self) -> bool:
@@ -186,7 +255,9 @@ class Recorder:
         if self.pending is None:
             return
         (step, metrics), self.pending = self.pending, None
-        figures: dict[str, Any] = {name: float(value) for name, value in metrics.items()}
+        figures: dict[str, Any] = {
+            name: float(np.asarray(value)) for name, value in metrics.items()
+        }
         bad = sorted(name for name, value in figures.items() if not math.isfinite(value))
         if bad:
             raise TrainingError(
@@ -194,15 +265,11 @@ class Recorder:
                 f" stopped; the last good checkpoint is kept in {self.run.checkpoints.folder}."
                 " Lower the learning rate, or look for odd values in the data and its statistics."
             )
-        self.run.journal.append(
-            StepRecord(
-                step=step,
-                learning_rate=float(self.rates[step]),
-                parameter_root=parameter_root,
-                **figures,
-            )
-        )
-        self._show(step + 1, figures["loss"])
+        figures["learning_rate"] = float(self.rates[step])
+        if self.run.writes:
+            self.run.journal.append(StepRecord(step=step, parameter_root=parameter_root, **figures))
+            self.log.add(step + 1, figures)
+            self._show(step + 1, figures["loss"])
 
     def _show(self, done: int, loss: float) -> None:
         total = self.run.request.num_train_steps
@@ -212,18 +279,38 @@ class Recorder:
             self.run.on_progress(done, total, f"loss {loss:.4f}")
 
 
+class IntervalLog:
+    """Logs the means of a step's figures over every ``interval`` steps of the run."""
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        self.kept: list[dict[str, float]] = []
+
+    def add(self, done: int, figures: dict[str, float]) -> None:
+        """Add the figures of the step that made ``done``."""
+        self.kept.append(figures)
+        if done % self.interval == 0:
+            means = {name: np.mean([each[name] for each in self.kept]) for name in figures}
+            shown = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
+            logger.info("step %d (mean of %d): %s", done, len(self.kept), shown)
+            self.kept.clear()
+
+
 class Saver:
     """Saves checkpoints: the kept ones by step, resume points by the clock.
 
     When and how often resume points are saved changes no result.
     """
 
-    def __init__(self, run: Run, first_step: int) -> None:
+    def __init__(self, run: Run, first_step: int, facts: Mapping[str, Any]) -> None:
         self.run = run
-        self.watch = Stopwatch(first_step)
+        self.watch = Stopwatch(first_step, facts)
         self.sessions = SessionLog(run.observed_dir)
         self.saved_s = time.monotonic()
         self.pause_s = run.request.resume_interval_s
+        # Several processes ask each other, which waits for the device: not after every step.
+        interval = run.request.config.log_interval
+        self.agree_interval = 1 if jax.process_count() == 1 else interval
 
     def start_clock(self) -> None:
         """The first step begins now."""
@@ -233,26 +320,32 @@ class Saver:
     def is_due(self, done: int) -> bool:
         """Whether the state after ``done`` updates is to be saved; counts the step."""
         self.watch.steps += 1
-        if self.run.request.is_kept(done):
+        if self.run.request.is_kept(done) or self.pause_s == 0:
             return True
-        return time.monotonic() - self.saved_s >= self.pause_s
+        if done % self.agree_interval:
+            return False
+        return bool(agree(time.monotonic() - self.saved_s >= self.pause_s))
 
     def save_final(self, state: TrainState) -> None:
         """A run with nothing left to do: make sure its last checkpoint is there."""
         total = self.run.request.num_train_steps
-        if str(total) not in self.run.checkpoints.kept_leaves():
+        if agree(str(total) not in self.run.checkpoints.kept_leaves()):
             self.save(state, total)
-        self.sessions.write(self.watch)
+        elif self.run.writes:
+            self.sessions.write(self.watch)
 
     def save(self, state: TrainState, done: int) -> None:
         """Save the state after ``done`` updates, whose figures must be recorded already."""
         start_s = time.monotonic()
         kept = self.run.request.is_kept(done)
         with self.watch.measure("save"):
-            self.run.journal.flush()
-            self.run.checkpoints.save(state, chain=self.run.journal.digest, kept=kept)
+            gathered = gather_tree(state)
+            if self.run.writes:
+                self.run.journal.flush()
+                self.run.checkpoints.save(gathered, chain=self.run.journal.digest, kept=kept)
         self.saved_s = time.monotonic()
         interval_s = self.run.request.resume_interval_s
         if interval_s > 0:
             self.pause_s = max(interval_s, SAVE_SHARE * (self.saved_s - start_s))
-        self.sessions.write(self.watch)
+        if self.run.writes:
+            self.sessions.write(self.watch)

@@ -51,6 +51,7 @@ def describe_platform() -> dict[str, Any]:
         "system": platform.system(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
         "threads": {"jax": _jax_threads(), "torch": torch.get_num_threads()},
         "cpu_max_isa": _flag("--xla_cpu_max_isa"),
         "cpu_level": cpu_level(_cpu_flags()),

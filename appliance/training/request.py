@@ -18,6 +18,7 @@ from appliance.training.schedule import BudgetRule, RepeatRule, fit_budget
 
 if TYPE_CHECKING:
     from appliance.training.optimizer import FreezeMode
+    from appliance.training.sampler import SamplerName
 
 ProgressCallback = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, a short text)."""
@@ -53,6 +54,8 @@ class TrainRequest:
         batch_size: samples a step, None for the preset's.
         seed: root of parameters, noise, augmentation and, without a plan, of the shuffling.
         num_workers: processes that load data; changes no result.
+        sampler: ``torch``, the method's own, or ``counter``, which takes any number of anchors.
+        fsdp_devices: devices that share one copy of the large parameters; None for the preset's.
         sampling_plan_path: folder, ``plan_meta.json`` or ``plan_arrays.npz``; None = baseline.
         asset_id: the name the statistics are stored under in a checkpoint; None = ``repo_id``.
         save_interval: steps between kept checkpoints; None keeps the last one only.
@@ -71,6 +74,8 @@ class TrainRequest:
     batch_size: int | None = None
     seed: int = 42
     num_workers: int = 0
+    sampler: SamplerName = "torch"
+    fsdp_devices: int | None = None
     sampling_plan_path: Path | None = None
     sampler_seed_override: int | None = None
     sampler_replacement_override: bool | None = None
@@ -93,6 +98,11 @@ class TrainRequest:
     def batch(self) -> int:
         """The batch size in force."""
         return self.config.batch_size if self.batch_size is None else self.batch_size
+
+    @property
+    def fsdp(self) -> int:
+        """The devices in force that share one copy of the large parameters."""
+        return self.config.fsdp_devices if self.fsdp_devices is None else self.fsdp_devices
 
     @property
     def asset(self) -> str:
@@ -124,6 +134,12 @@ def check_request(request: TrainRequest, num_devices: int) -> None:
     _check_at_least(request.parameter_root_interval, 1, "parameter_root_interval")
     if request.save_interval is not None:
         _check_at_least(request.save_interval, 1, "save_interval")
+    _check_at_least(request.fsdp, 1, "fsdp_devices")
+    if num_devices % request.fsdp:
+        raise TrainingError(
+            f"Number of devices {num_devices} must be divisible by fsdp_devices {request.fsdp}."
+            " Change train.fsdp_devices or use another number of devices."
+        )
     if request.batch % num_devices:
         raise TrainingError(
             f"Batch size {request.batch} must be divisible by the number of devices {num_devices}."
@@ -134,6 +150,14 @@ def check_request(request: TrainRequest, num_devices: int) -> None:
             "plan_aware_lr_scale needs a sampling plan, and this run has none. Switch it off, or"
             " give a plan."
         )
+    overrides = (request.sampler_seed_override, request.sampler_replacement_override)
+    if request.sampling_plan_path is None and overrides != (None, None):
+        raise TrainingError(
+            "sampler_seed_override and sampler_replacement_override change a plan's values, and"
+            " this run has no plan. Leave them out, or give a plan."
+        )
+    if request.sampler not in ("torch", "counter"):
+        raise TrainingError(f"sampler: {request.sampler!r} is not known. Use torch or counter.")
     if request.freeze_mode not in ("default", "strong"):
         raise TrainingError(
             f"freeze_mode: {request.freeze_mode!r} is not known. Use default or strong."
@@ -163,6 +187,8 @@ def describe_request(request: TrainRequest) -> dict[str, Any]:
         "batch_size": request.batch,
         "seed": request.seed,
         "freeze_mode": request.freeze_mode,
+        "sampler": request.sampler,
+        "fsdp_devices": request.fsdp,
         "sampler_seed_override": request.sampler_seed_override,
         "sampler_replacement_override": request.sampler_replacement_override,
         "budget_aware_schedule": request.budget_aware_schedule,

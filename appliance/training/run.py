@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 
 from appliance.errors import CheckpointError, StorageError, TrainingError
 from appliance.files import read_json, storage_errors, write_json
@@ -19,6 +20,14 @@ from appliance.training.checkpoints import CheckpointFolder
 from appliance.training.exposure import DrawLog
 from appliance.training.inputs import TrainInputs, check_free_space
 from appliance.training.journal import CHAIN_START, Journal
+from appliance.training.mesh import (
+    agree,
+    build_mesh,
+    gather_tree,
+    is_writer,
+    place_tree,
+    tree_shardings,
+)
 from appliance.training.objective import initial_params, stored_type
 from appliance.training.optimizer import build_optimizer, freeze_rule, split_frozen
 from appliance.training.platform import describe_platform
@@ -51,6 +60,8 @@ class Run:
     content_dir: Path
     observed_dir: Path
     on_progress: ProgressCallback
+    mesh: Mesh
+    writes: bool
 
 
 def prepare_run(
@@ -72,14 +83,15 @@ def prepare_run(
         norm_stats_json=inputs.norm_stats_json,
     )
     rate = choose_rate(request, inputs)
-    for folder in (content_dir, observed_dir, checkpoints.folder):
-        with storage_errors(folder, "making the output folders"):
-            folder.mkdir(parents=True, exist_ok=True)
-    if request.overwrite:
-        remove_results(content_dir)
-    claim_folder(checkpoints, request, describe_identity(request, inputs, rate))
-    check_free_space(checkpoints.folder, expect_bytes(request))
-    copy_plan(inputs, content_dir, checkpoints.folder)
+    if is_writer():
+        for folder in (content_dir, observed_dir, checkpoints.folder):
+            with storage_errors(folder, "making the output folders"):
+                folder.mkdir(parents=True, exist_ok=True)
+        if request.overwrite:
+            remove_results(content_dir)
+        claim_folder(checkpoints, request, describe_identity(request, inputs, rate))
+        check_free_space(checkpoints.folder, expect_bytes(request))
+        copy_plan(inputs, content_dir, checkpoints.folder)
     return Run(
         request=request,
         inputs=inputs,
@@ -89,6 +101,8 @@ def prepare_run(
         content_dir=content_dir,
         observed_dir=observed_dir,
         on_progress=on_progress,
+        mesh=build_mesh(request.fsdp),
+        writes=is_writer(),
     )
 
 
@@ -177,12 +191,24 @@ def expect_bytes(request: TrainRequest) -> int:
 
 
 def restore_or_start(run: Run) -> TrainState:
-    """The newest state that is whole and agrees with the journal, else the initial one.
+    """The newest state that is whole and agrees with the journal, else the initial one, placed.
 
     The journal is cut to it. A damaged checkpoint is passed over with a warning: going on from an
-    earlier one ends the same.
+    earlier one ends the same. With several processes the first one chooses.
     """
     template = abstract_state(run.request)
+    state = find_state(run, template) if run.writes else None
+    chosen = agree(-1 if state is None else int(state.step))
+    if chosen < 0:
+        return initial_state(run)
+    if state is None:
+        position = next(each for each in run.checkpoints.positions() if each.step == chosen)
+        state = run.checkpoints.restore(position, template)
+    return place_tree(state, tree_shardings(run.mesh, template))
+
+
+def find_state(run: Run, template: TrainState) -> TrainState | None:
+    """The state to go on from, on the host; None to start. Cuts the journal to it."""
     for position in run.checkpoints.positions():
         if not run.journal.rewind(position.step, position.chain):
             logger.warning("%s: passed over, the loss curve does not reach it", position.folder)
@@ -195,26 +221,32 @@ def restore_or_start(run: Run) -> TrainState:
         logger.info("going on from step %d", position.step)
         return state
     run.journal.rewind(0, CHAIN_START)
-    return initial_state(run.request)
+    return None
 
 
-def initial_state(request: TrainRequest) -> TrainState:
+def initial_state(run: Run) -> TrainState:
     """The state before the first step. Raises CheckpointError for bad initial weights."""
-    config = request.config
+    request, config = run.request, run.request.config
     freeze = freeze_rule(config.freeze, request.freeze_mode)
     seed = stream_seed(request.seed, "parameters")
-    trained, frozen = split_frozen(initial_params(config, seed, freeze, request.init), freeze)
+    params = gather_tree(initial_params(config, seed, freeze, request.init))
+    trained, frozen = split_frozen(place_tree(params, tree_shardings(run.mesh, params)), freeze)
     optimizer = build_optimizer(config.optimizer)
-    return start_state(trained, frozen, optimizer, ema_decay=config.ema_decay)
+    shardings = tree_shardings(run.mesh, abstract_state(request))
+    begin = jax.jit(
+        lambda trained, frozen: start_state(trained, frozen, optimizer, ema_decay=config.ema_decay),
+        out_shardings=shardings,
+    )
+    state: TrainState = begin(trained, frozen)
+    return state
 
 
 def replay_draws(run: Run, num_steps: int) -> DrawLog:
     """The log of the rows that the first ``num_steps`` steps were trained on."""
     draws = DrawLog(run.inputs.num_rows)
     rows_N = run.inputs.drawn_rows
-    batches: Iterator[list[int]] = run.inputs.stream.batches()
-    for _ in range(num_steps):
-        draws.add(rows_N[np.asarray(next(batches), dtype=np.int64)])
+    for batch in itertools.islice(run.inputs.stream.batches(), num_steps):
+        draws.add(rows_N[batch])
     return draws
 
 

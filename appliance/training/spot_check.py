@@ -7,31 +7,29 @@ the run is written to.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from appliance.errors import CheckpointError, TrainingError
-from appliance.policy.augment import build_state_noise
-from appliance.policy.parameters import make_key
-from appliance.streams import stream_seed
 from appliance.training.checkpoints import CheckpointFolder, Position
 from appliance.training.inputs import TrainInputs, read_inputs
 from appliance.training.journal import CHAIN_START, Journal
 from appliance.training.loop import (
     Recorder,
     compile_step,
-    iterate_batches,
+    open_feed,
     parameter_root,
-    to_model,
+    place_constants,
 )
+from appliance.training.mesh import build_mesh, is_writer, place_tree, tree_shardings
 from appliance.training.objective import STATE_NOISE
 from appliance.training.request import ProgressCallback, TrainRequest, check_request
 from appliance.training.run import Run, abstract_state, initial_state
 from appliance.training.schedule import learning_rate_table
-from appliance.training.step import Batch, TrainState
+from appliance.training.step import TrainState
 from appliance.training.summary import choose_rate
 
 
@@ -60,8 +58,9 @@ def replay_steps(
     inputs = read_inputs(request)
     run = _open_run(request, inputs, passage, content_dir, on_progress)
     state, chain = _start_state(run, passage)
-    run.journal.rewind(0, CHAIN_START)
-    run.journal.digest = chain
+    if run.writes:
+        run.journal.rewind(0, CHAIN_START)
+        run.journal.digest = chain
     try:
         _take_steps(run, state, passage)
         run.journal.flush()
@@ -106,15 +105,19 @@ def _open_run(
         content_dir=content_dir,
         observed_dir=content_dir,
         on_progress=on_progress,
+        mesh=build_mesh(request.fsdp),
+        writes=is_writer(),
     )
 
 
 def _start_state(run: Run, passage: Passage) -> tuple[TrainState, str]:
     """The state before the first step of the passage, and the chain's digest there."""
     if passage.first_step == 0:
-        return initial_state(run.request), CHAIN_START
+        return initial_state(run), CHAIN_START
     position = _find_position(run.checkpoints, passage.first_step)
-    return run.checkpoints.restore(position, abstract_state(run.request)), position.chain
+    template = abstract_state(run.request)
+    state = run.checkpoints.restore(position, template)
+    return place_tree(state, tree_shardings(run.mesh, template)), position.chain
 
 
 def _find_position(checkpoints: CheckpointFolder, step: int) -> Position:
@@ -131,16 +134,16 @@ def _find_position(checkpoints: CheckpointFolder, step: int) -> Position:
 def _take_steps(run: Run, state: TrainState, passage: Passage) -> None:
     request, total = run.request, run.request.num_train_steps
     rates = learning_rate_table(run.rate.schedule, total)
-    run_key = make_key(stream_seed(request.seed, "steps"))
-    constants: Batch = {STATE_NOISE: build_state_noise(request.config, run.inputs.norm_stats)}
+    constants = place_constants(run)
     run.on_progress(0, passage.num_steps, "compiling the training step")
-    take_step = compile_step(run, state, constants, run_key)
-    batches = iterate_batches(run, passage.first_step)
+    take_step = compile_step(run, state, constants)
     recorder = Recorder(run, rates)
-    for step in range(passage.first_step, passage.first_step + passage.num_steps):
-        model_batch = to_model(next(batches), constants)
-        state, metrics = take_step(state, model_batch, run_key, np.float32(rates[step]))
-        recorder.pending = (step, metrics)
-        done = step + 1
-        is_root = done % request.parameter_root_interval == 0 or done == total
-        recorder.record_pending(parameter_root(state) if is_root else None)
+    with contextlib.closing(open_feed(run, passage.first_step)) as feed:
+        for step in range(passage.first_step, passage.first_step + passage.num_steps):
+            _, batch = next(feed)
+            batch[STATE_NOISE] = constants.state_noise
+            state, metrics = take_step(state, batch, constants.run_key, rates[step])
+            recorder.pending = (step, metrics)
+            done = step + 1
+            is_root = done % request.parameter_root_interval == 0 or done == total
+            recorder.record_pending(parameter_root(state) if is_root else None)

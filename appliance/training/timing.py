@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +21,11 @@ Batch = TypeVar("Batch")
 
 
 class Stopwatch:
-    """Seconds by name, and the steps of this session."""
+    """Seconds by name, and the steps of this session; ``facts`` are told beside them."""
 
-    def __init__(self, first_step: int) -> None:
+    def __init__(self, first_step: int, facts: Mapping[str, Any] | None = None) -> None:
         self.first_step = first_step
+        self.facts = dict(facts or {})
         self.steps = 0
         self.started_s = time.perf_counter()
         self.seconds: dict[str, float] = {"compile": 0.0, "save": 0.0, "device_wait": 0.0}
@@ -61,6 +62,7 @@ class Stopwatch:
         loop_s = 0.0 if self.loop_started_s is None else now_s - self.loop_started_s
         stepping_s = loop_s - self.seconds["save"]
         return {
+            **self.facts,
             "first_step": self.first_step,
             "steps": self.steps,
             "total_s": now_s - self.started_s,

@@ -308,6 +308,7 @@ def is_named(name: str, report: VerifyReport) -> bool:
     )
 
 
+@pytest.mark.slow
 @seed(SEED)
 @settings(
     max_examples=CHANGES,

@@ -314,3 +314,39 @@ def test_without_a_terminal_a_passphrase_must_come_from_a_file(
         outcome = appliance("keys", "create", "--encrypt", "--key-dir", tmp_path)
     assert outcome.code == 23
     assert "--passphrase-file" in outcome.err
+
+
+BLOCKED = """
+import sys
+for name in ("numpy", "scipy", "pyarrow", "jax", "flax", "torch", "lerobot", "sapien", "robotwin",
+             "docker", "matplotlib", "jinja2", "in_toto", "securesystemslib", "model_signing",
+             "sigstore", "cyclonedx", "rocrate", "rocrate_validator", "requests", "rdflib"):
+    sys.modules[name] = None  # importing it fails as if it were not installed
+from appliance.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "{bundle}", "--key-dir", "{keys}"),
+        ("verify", "{archive}", "--key-dir", "{keys}", "--json"),
+        ("bundle", "pack", "{bundle}", "--output", "{new}"),
+        ("bundle", "unpack", "{archive}", "--output", "{new}"),
+        ("countersign", "{bundle}", "--key-dir", "{keys}", "--output", "{new}"),
+        ("keys", "show", "--key-dir", "{keys}"),
+    ],
+    ids=" ".join,
+)
+def test_the_core_installation_is_enough(
+    made: Path, tmp_path: Path, appliance: Appliance, arguments: tuple[str, ...]
+) -> None:
+    archive = tmp_path / "a.tar.gz"
+    assert appliance("bundle", "pack", made / "bundle", "--output", archive).code == 0
+    places = {"bundle": made / "bundle", "keys": made / "keys", "archive": archive}
+    command = [argument.format(**places, new=tmp_path / "new") for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

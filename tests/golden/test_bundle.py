@@ -12,9 +12,9 @@ import pytest
 
 from appliance.bundle.in_toto import in_toto_key_id
 from appliance.bundle.keys import PUBLIC_KEY_FILE, load_key
-from appliance.digest import sha256_file
+from appliance.digest import digest_files, sha256_file
 from tests.bundle.other_tools import CHECKS
-from tests.conftest import Appliance
+from tests.conftest import GOLDEN, Appliance
 from tests.golden.conftest import Workplace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -79,6 +79,29 @@ def test_the_claim_was_signed_before_training_and_is_an_input_of_the_result(
     link = next((bundle / "attestations" / "in-toto").glob("train.*.link"))
     materials = payload_of(link)["materials"]
     assert materials["train/observed/preregistration.sigstore.json"] == {"sha256": digest}
+
+
+def test_checkpoints_go_into_the_bundle_when_asked_for_and_stay(
+    smoke: dict[str, Any], workplace: Workplace, appliance: Appliance
+) -> None:
+    """On a copy of the run folder: the other tests look at the bundle without them."""
+    shutil.copytree(workplace.folder / "smoke", workplace.folder / "large", symlinks=True)
+    asked = ("run", GOLDEN / "smoke.yaml", "--run-dir", workplace.folder / "large", "--no-cache")
+    asked += ("--key-dir", workplace.folder / "keys", "--json")
+    for options, written in (((), False), (("--with-checkpoints",), True), ((), False)):
+        outcome = appliance(*asked, *options)
+        assert outcome.code == 0, outcome.err
+        result = json.loads(outcome.out)
+        assert (result["ran"], result["bundle_written"]) == ([], written)
+        assert result["content_digest"] == smoke["content_digest"]
+    bundle = Path(result["bundle"])
+    receipt = json.loads((bundle / "observed/receipts/train.json").read_bytes())
+    made = {name for name in receipt["outputs"] if name.startswith("artifacts/")}
+    assert made
+    assert digest_files(bundle / "artifacts" / "train") == {
+        name.removeprefix("artifacts/"): receipt["outputs"][name] for name in made
+    }
+    assert appliance("verify", bundle, "--key-dir", workplace.folder / "keys").code == 0
 
 
 def test_the_bill_of_materials_holds_what_is_installed_here(smoke: dict[str, Any]) -> None:

@@ -181,6 +181,30 @@ def evaluate(checkpoint: object, **train: object) -> str:
             ),
         ),
         (
+            changed(("batch_size: 16", "batch_size: 15\n  processes: 2")),
+            (
+                "train.batch_size: 15 samples cannot be shared evenly by 2 CPU devices (processes"
+                " x cpu_devices) (manifests/a.yaml:12). Use a multiple of 2, or fewer devices."
+            ),
+        ),
+        (
+            changed(("batch_size: 16", "cpu_devices: 4\n  fsdp_devices: 3")),
+            (
+                "train.fsdp_devices: 3 does not divide 4 CPU devices (processes x cpu_devices)"
+                " (manifests/a.yaml:13). Use a divisor of 4."
+            ),
+        ),
+        (
+            changed(
+                ("batch_size: 16", "batch_size: 15\n  processes: 2"),
+                more="runtime: {engine: docker, gpus: 3}\n",
+            ),
+            (
+                "train.processes: 2 processes cannot share 3 GPUs evenly (manifests/a.yaml:13)."
+                " Use a divisor of 3, or change runtime.gpus."
+            ),
+        ),
+        (
             changed(
                 LORA,
                 ("batch_size: 16", f"{TOKENIZER}\n  init: {{checkpoint: gs://a/b, sha256: {HEX}}}"),
@@ -266,6 +290,8 @@ def test_a_contradiction_is_named_with_every_way_out(text, error):
         changed(LORA, ("batch_size: 16", f"{INIT}\n  {TOKENIZER}")),
         changed(("batch_size: 16", TOKENIZER)),
         changed(more="runtime: {engine: docker, gpus: 1}\n"),
+        changed(("batch_size: 16", "processes: 2\n  cpu_devices: 2\n  fsdp_devices: 4")),
+        changed(("batch_size: 16", "batch_size: 16\n  processes: 2\n  sampler: counter")),
         changed(more="expect: {success_rate: {value: 0.9, margin: 0.25}}\n"),
         changed(more="expect: {}\n"),
     ],

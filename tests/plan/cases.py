@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.episodes import FrameColumns
 from appliance.plan.build import build_plan
 from appliance.plan.params import PlanParams
-from appliance.plan.plan import Plan, PlanColumns
+from appliance.plan.plan import Plan
 
 
 @dataclass
@@ -23,8 +24,8 @@ class Case:
     batch_size: int
 
     @property
-    def columns(self) -> PlanColumns:
-        return PlanColumns(
+    def columns(self) -> FrameColumns:
+        return FrameColumns(
             episode_index=self.episode_index,
             frame_index=self.frame_index,
             index=np.arange(len(self.episode_index), dtype=np.int64),

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from appliance.episodes import FrameColumns
 from appliance.errors import PlanError
 from appliance.plan.build import build_plan
 from appliance.plan.params import PlanParams
-from appliance.plan.plan import Plan, PlanColumns
+from appliance.plan.plan import Plan
 
 
-def build(columns: PlanColumns, horizon: int = 5, batch_size: int = 4, **params: Any) -> Plan:
+def build(columns: FrameColumns, horizon: int = 5, batch_size: int = 4, **params: Any) -> Plan:
     return build_plan(
         columns,
         PlanParams(**params),
@@ -26,14 +27,14 @@ def build(columns: PlanColumns, horizon: int = 5, batch_size: int = 4, **params:
     )
 
 
-def columns(*lengths: int, **changes: Any) -> PlanColumns:
+def columns(*lengths: int, **changes: Any) -> FrameColumns:
     values = {
         "episode_index": np.repeat(np.arange(len(lengths)), lengths),
         "frame_index": np.concatenate([np.arange(length) for length in lengths]),
         "index": np.arange(sum(lengths)),
         "state_NxS": np.zeros((sum(lengths), 14), dtype=np.float32),
     }
-    return PlanColumns(**{**values, **changes})
+    return FrameColumns(**{**values, **changes})
 
 
 def test_more_episodes_than_there_are_cannot_be_kept() -> None:
@@ -117,10 +118,10 @@ def test_columns_of_different_lengths_and_empty_datasets_are_errors() -> None:
     with pytest.raises(PlanError, match="columns of one length"):
         build(columns(20, index=np.arange(19)))
     with pytest.raises(PlanError, match="columns of one length"):
-        build(PlanColumns())
+        build(FrameColumns())
     empty = np.zeros(0, dtype=np.int64)
     with pytest.raises(PlanError, match="no frame"):
-        build(PlanColumns(episode_index=empty, frame_index=empty, index=empty))
+        build(FrameColumns(episode_index=empty, frame_index=empty, index=empty))
 
 
 @pytest.mark.parametrize(

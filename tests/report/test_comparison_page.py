@@ -16,6 +16,7 @@ from tests.report.browser import Browser
 from tests.report.markup import Markup, parse
 from tests.report.sample_run import MANIFEST, OUTCOMES, make_view, write_value
 from tests.report.test_page import HOSTILE, check_only_own_elements
+from tests.report.test_report_browser import find_violations
 
 Files = dict[str, Path]
 
@@ -134,3 +135,4 @@ def test_it_fits_a_phone_and_complains_of_nothing(
     browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.evaluate("document.documentElement.scrollWidth") <= 360
     assert not [name for name, _ in browser.events if name.startswith(("Log.", "Runtime.exc"))]
+    assert find_violations(browser) == []

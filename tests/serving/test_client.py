@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 def open_policy(url: str, **changes: Any) -> RemotePolicy:
-    options = {"action_horizon": HORIZON, "connect_timeout_s": 5, "answer_timeout_s": 5}
+    options = {"action_horizon": HORIZON, "connect_timeout_s": 30, "answer_timeout_s": 30}
     return RemotePolicy(url, **{**options, **changes})
 
 
@@ -253,7 +253,7 @@ def test_a_server_that_hangs_is_given_up_in_time() -> None:
     go_on = threading.Event()
 
     def hang(message: Any) -> Any:
-        go_on.wait(10)
+        go_on.wait(60)
         return GOOD
 
     with foreign_server(hang) as url:
@@ -264,7 +264,7 @@ def test_a_server_that_hangs_is_given_up_in_time() -> None:
                 remote.infer([make_observation()], make_noise(1))
         finally:
             go_on.set()
-        assert time.monotonic() - began_s < 9
+        assert time.monotonic() - began_s < 45
         remote.close()
 
 

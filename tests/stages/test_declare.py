@@ -27,6 +27,8 @@ def test_the_declaration_is_signed_once_and_never_for_work_that_has_begun(
             place, manifest, lock, {}, lambda: load_or_create_key(tmp_path / "keys")
         )
 
+    (place / "observed").mkdir(parents=True)
+    (place / "observed" / ".preregistration.sigstore.json.x.tmp").write_bytes(b"{")  # a kill's
     declare()
     first = (place / DECLARATION).read_bytes()
     assert read_preregistration(first).manifest == manifest.as_dict()

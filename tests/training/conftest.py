@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,13 @@ def compiled_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # type: ignore[no-untyped-call]
     return folder
+
+
+@pytest.fixture(scope="session")
+def child_environment(compiled_dir: Path) -> dict[str, str]:
+    """The environment of a child process that finds the compiled programs."""
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(compiled_dir),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }

@@ -1,6 +1,6 @@
 """A training run small enough for tests, on the shipped demonstrations; also run as a process.
 
-``python -m tests.training.small_run OUT STEPS [--plan DIR] [--workers N] [--interval SECONDS]``
+``python -m tests.training.small_run ASSETS OUT STEPS [--plan DIR] [--workers N] [...]``
 """
 
 from __future__ import annotations
@@ -50,6 +50,15 @@ CONFIG: TrainConfig = replace(
     ema_decay=0.9,
     freeze=FreezeConfig(frozen=(".*final_norm.*", ".*input_embedding")),
 )
+
+
+WIDE_EXPERT = replace(EXPERT, mlp_dim=1 << 16)
+WIDE_CONFIG: TrainConfig = replace(
+    CONFIG,
+    name="wide",
+    model=replace(CONFIG.model, paligemma=WIDE_EXPERT, action_expert=WIDE_EXPERT),
+)
+"""With MLP leaves of 4 and 8 MiB."""
 
 
 def make_norm_stats(folder: Path) -> Path:
@@ -125,6 +134,11 @@ def main() -> None:
     parser.add_argument("--plan", type=Path)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--interval", type=float, default=0.0)
+    parser.add_argument("--sampler", choices=["torch", "counter"], default="torch")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--cpu-devices", type=int, default=1)
+    parser.add_argument("--fsdp", type=int)
+    parser.add_argument("--wide", action="store_true", help="with leaves large enough to be cut")
     arguments = parser.parse_args()
     request = make_request(
         arguments.assets,
@@ -133,11 +147,24 @@ def main() -> None:
         num_workers=arguments.workers,
         resume_interval_s=arguments.interval,
         save_interval=10,
+        sampler=arguments.sampler,
+        fsdp_devices=arguments.fsdp,
+        config=WIDE_CONFIG if arguments.wide else CONFIG,
     )
     from appliance.training import loop
+    from appliance.training.processes import Folders, Layout, train_by_layout
 
     loop.PROGRESS_INTERVAL_S = 0.0
-    run(request, arguments.out, on_progress=lambda done, total, text: print(done, flush=True))
+    train_by_layout(
+        request,
+        Folders(
+            content=arguments.out / "content",
+            observed=arguments.out / "observed",
+            artifacts=arguments.out / "artifacts",
+        ),
+        Layout(processes=arguments.processes, cpu_devices=arguments.cpu_devices),
+        lambda done, total, text: print(done, flush=True),
+    )
 
 
 if __name__ == "__main__":

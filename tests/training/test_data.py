@@ -16,7 +16,8 @@ from appliance.dataset.columns import read_columns
 from appliance.dataset.frames import FrameStore, offline_dataset, open_frames
 from appliance.training.data import EpisodeRows, SeededItems, WindowDataset, build_loader
 from appliance.training.inputs import episode_rows
-from appliance.training.sampler import AddressedBatches, IndexStream
+from appliance.training.sampler import AddressedBatches
+from appliance.training.torch_sampler import TorchStream
 from tests.conftest import DATASET
 from tests.training.small_run import REPO_ID
 
@@ -87,7 +88,7 @@ def test_windows_end_with_their_episode() -> None:
 
 def batches_of(num_workers: int, start_step: int = 0) -> list[dict[str, Any]]:
     items = WindowDataset(synthetic_rows(), FrameStore({}), horizon=3, transform=draw)
-    stream = IndexStream(num_items=9, batch_size=4, seed=3)
+    stream = TorchStream(num_items=9, batch_size=4, seed=3)
     batches = AddressedBatches(stream, start_step=start_step, stop_step=5)
     return list(build_loader(SeededItems(items, seed=11), batches, num_workers=num_workers))
 

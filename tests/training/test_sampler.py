@@ -13,17 +13,18 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from appliance.errors import PlanError
 from appliance.training.sampler import AddressedBatches, IndexStream
+from appliance.training.torch_sampler import TorchStream
 
 POSITIONS: Any = range(23)
 WEIGHTS_N = np.linspace(0.5, 2.0, 23, dtype=np.float32)
 
 
 def take(stream: IndexStream, count: int) -> list[list[int]]:
-    return list(itertools.islice(stream.batches(), count))
+    return [batch.tolist() for batch in itertools.islice(stream.batches(), count)]
 
 
 def weighted(*, replacement: bool = True, weights: NDArray[np.float32] = WEIGHTS_N) -> IndexStream:
-    return IndexStream(
+    return TorchStream(
         num_items=len(weights), batch_size=5, seed=7, weights_N=weights, replacement=replacement
     )
 
@@ -44,7 +45,7 @@ def test_weighted_stream_is_that_of_the_stock_loader(replacement: bool) -> None:
 
 
 def test_shuffled_stream_is_that_of_the_stock_loader() -> None:
-    stream = IndexStream(num_items=23, batch_size=5, seed=42)
+    stream = TorchStream(num_items=23, batch_size=5, seed=42)
     generator = torch.Generator().manual_seed(42)
     loader: Any = DataLoader(
         POSITIONS, batch_size=5, shuffle=True, drop_last=True, generator=generator
@@ -53,7 +54,7 @@ def test_shuffled_stream_is_that_of_the_stock_loader() -> None:
 
 
 def test_shuffled_stream_takes_each_item_at_most_once_an_epoch() -> None:
-    batches = take(IndexStream(num_items=23, batch_size=5, seed=1), 8)
+    batches = take(TorchStream(num_items=23, batch_size=5, seed=1), 8)
     for epoch in (batches[:4], batches[4:]):
         drawn = [index for batch in epoch for index in batch]
         assert len(set(drawn)) == len(drawn) == 20
@@ -70,14 +71,14 @@ def test_resuming_at_a_step_gives_the_rest_of_the_stream(start: int) -> None:
 
 
 def test_two_streams_with_one_seed_are_equal_and_with_another_are_not() -> None:
-    other = IndexStream(num_items=23, batch_size=5, seed=8, weights_N=WEIGHTS_N)
+    other = TorchStream(num_items=23, batch_size=5, seed=8, weights_N=WEIGHTS_N)
     assert take(weighted(), 6) == take(weighted(), 6) != take(other, 6)
 
 
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.random.get_rng_state()
     take(weighted(), 3)
-    take(IndexStream(num_items=23, batch_size=5, seed=1), 3)
+    take(TorchStream(num_items=23, batch_size=5, seed=1), 3)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -1,0 +1,80 @@
+"""Batches on the device before they are asked for.
+
+A thread takes batches from the loader, puts them on the devices and keeps ``DEPTH`` of them ready,
+so that loading and copying run beside the training step. The order is the loader's.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.errors import TrainingError
+from appliance.training.data import Item
+from appliance.training.step import Batch
+
+DEPTH = 2
+_POLL_S = 0.1
+
+Rows = npt.NDArray[np.int64]
+Fed = tuple[Rows, Batch]
+"""The dataset rows of a batch (this process's part), and the batch on the devices."""
+
+
+class DeviceFeed:
+    """An iterator over the batches of ``loader``, each placed by ``place`` in a thread."""
+
+    def __init__(self, loader: Iterator[Item], place: Callable[[Item], Batch]) -> None:
+        self._loader = loader
+        self._place = place
+        self._ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=DEPTH)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="device-feed", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> DeviceFeed:
+        return self
+
+    def __next__(self) -> Fed:
+        """The next batch; what the loader raised is raised here."""
+        found = self._ready.get()
+        if isinstance(found, BaseException):
+            raise translate_worker_error(found)
+        return found
+
+    def close(self) -> None:
+        """Stop the thread; batches not asked for are dropped."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                batch = next(self._loader)
+                self._put((np.asarray(batch["row"], dtype=np.int64), self._place(batch)))
+        except BaseException as error:  # noqa: BLE001 - handed over to the thread that asks
+            self._put(error)
+
+    def _put(self, entry: Any) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._ready.put(entry, timeout=_POLL_S)
+            except queue.Full:
+                continue
+            return
+
+
+def translate_worker_error(error: BaseException) -> BaseException:
+    """A data worker that was killed, as an error a person can act on; others as they are."""
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return TrainingError(
+            f"A data loader worker died ({str(error).splitlines()[0]}). The system does this when"
+            " memory runs out; lower train.num_workers, and run the same command again: it goes on"
+            " from the last checkpoint."
+        )
+    return error
