@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from appliance.cli.options import EngineOption, JsonOption
+from appliance.cli.passphrase import PassphraseFileOption
 
 
 def add_replay_commands(app: typer.Typer) -> None:
@@ -68,6 +69,7 @@ def replay(
         Path | None,
         typer.Option("--key-dir", help="Folder of the signing key and the trusted keys."),
     ] = None,
+    passphrase_file: PassphraseFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compute again what can be, compare it with the original, and give a verdict."""
@@ -94,6 +96,7 @@ def replay(
             output=output,
             record=record,
             sign=sign,
+            passphrase_file=passphrase_file,
             as_json=as_json,
         )
     )

@@ -63,6 +63,7 @@ class ReplayRequest:
     output: Path | None
     record: bool
     sign: bool
+    passphrase_file: Path | None
     as_json: bool
 
 
@@ -86,7 +87,7 @@ def replay_target(request: ReplayRequest) -> None:
                 document = write_verdict(done, WorkFolder(options.work_dir).verdict_path)
                 documents.append(document)
                 if request.sign:
-                    _sign(done, document, request.places.key_dir)
+                    _sign(done, document, request)
         except ApplianceError as error:
             if len(targets) == 1 and not (request.junit or request.summary):
                 raise
@@ -171,9 +172,11 @@ def _record(subject: Subject, options: ReplayOptions, *, as_json: bool) -> None:
     typer.echo(f"Recorded: {path}", err=True)
 
 
-def _sign(done: Replay, document: Mapping[str, Any], key_dir: Path | None) -> None:
+def _sign(done: Replay, document: Mapping[str, Any], request: ReplayRequest) -> None:
     check_can_be_signed(done)
-    key = load_or_create_key(key_dir, passphrase=find_passphrase(None))
+    key = load_or_create_key(
+        request.places.key_dir, passphrase=find_passphrase(request.passphrase_file)
+    )
     path = countersign(done, document, key)
     typer.echo(f"Countersigned: {path}", err=True)
 
