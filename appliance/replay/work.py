@@ -166,10 +166,12 @@ class WorkFolder:
             self.verdict_path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def open_chain(self, manifest: Manifest, scratch_dir: Path) -> Iterator[Chain]:
+    def open_chain(
+        self, manifest: Manifest, scratch_dir: Path, key_dir: Path | None
+    ) -> Iterator[Chain]:
         """The chain of stages in this folder; no result is taken from a cache."""
         options = RunOptions(
-            run_dir=self.run.path, cache_dir=None, scratch_dir=scratch_dir, key_dir=None
+            run_dir=self.run.path, cache_dir=None, scratch_dir=scratch_dir, key_dir=key_dir
         )
         with open_chain(manifest, self.run, options) as chain:
             yield chain
