@@ -21,8 +21,8 @@ from tests.golden.docker.daemon import CannotRunError, Daemon, install_engine, m
 BASE = "appliance-test-base:bookworm"
 IMAGE = "plan-star-appliance:cpu"
 TIMEOUT_S = 1500
-# An engine and an image that are there already, for working on these tests; CI has none.
-GIVEN_HOST = "APPLIANCE_TEST_DOCKER_HOST"
+# A folder of an engine to be kept, with the image in it, for working on these tests; CI has none.
+KEPT_FOLDER = "APPLIANCE_TEST_DOCKER_FOLDER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +81,10 @@ class Containers:
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """A running engine; stopped, unmounted and removed at the end."""
-    given = os.environ.get(GIVEN_HOST)
-    if given:
-        yield Daemon(folder=Path(given.removeprefix("unix://")).parent)
-        return
+    kept = os.environ.get(KEPT_FOLDER)
     try:
         install_engine()
-        engine = Daemon(folder=make_folder())
+        engine = Daemon(folder=Path(kept) if kept else make_folder())
     except CannotRunError as reason:
         pytest.skip(f"no container engine: {reason}")
     try:
@@ -98,14 +95,15 @@ def daemon() -> Iterator[Daemon]:
         yield engine
     finally:
         engine.stop()
-        shutil.rmtree(engine.folder, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(engine.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def containers(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Containers:
     """The cpu image, built from this checkout on a base made from Debian packages."""
     ready = Containers(daemon=daemon, folder=tmp_path_factory.mktemp("docker"))
-    if os.environ.get(GIVEN_HOST):
+    if os.environ.get(KEPT_FOLDER) and ready.appliance("image", "inspect", IMAGE).returncode == 0:
         return ready
     sources = [source.as_line() for source in machine_sources() if "backports" not in source.suite]
     made = subprocess.run(
