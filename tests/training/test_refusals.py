@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from appliance.digest import digest_files, tree_digest
-from appliance.errors import ApplianceError, CheckpointError, StorageError, TrainingError
+from appliance.errors import ApplianceError, CheckpointError, TrainingError
 from appliance.policy.checkpoint import save_params
 from appliance.policy.initialization import init_params
 from appliance.policy.parameters import flatten_params, nest_params
@@ -97,15 +98,16 @@ def test_a_checkpoint_of_another_model_names_the_leaves_that_do_not_fit(
 
 
 def test_a_plan_that_cannot_be_copied_beside_the_checkpoints_is_an_error(
-    assets: Path, tmp_path: Path
+    assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "content").mkdir()
-    (tmp_path / "content" / "sampling_plan").write_text("in the way")
-    request = make_request(assets, sampling_plan_path=assets / "plan")
-    with pytest.raises(StorageError, match="sampling_plan") as caught:
-        run(request, tmp_path)
-    assert caught.value.exit_code == 30
-    assert not list(tmp_path.rglob("curve.jsonl"))
+    plan = shutil.copytree(assets / "plan", tmp_path / "plan")
+    # It was read and checked; now, right before it is copied, a file of it goes away.
+    monkeypatch.setattr(
+        "appliance.training.run.check_free_space",
+        lambda *_: (plan / "plan_arrays.npz").unlink(),
+    )
+    text = refuse(make_request(assets, sampling_plan_path=plan), tmp_path / "out", 12)
+    assert "plan_arrays.npz" in text
 
 
 @pytest.mark.parametrize("sampler", ["torch", "counter"])
