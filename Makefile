@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 LOCK := docker/requirements/dev.txt
 STAMP := $(VENV)/.ready-$(shell sha256sum $(LOCK) pyproject.toml Makefile 2>/dev/null | sha256sum | cut -c1-12)
 GOLDEN := manifests/golden/touch_block.yaml
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types arch bench learnability check clean
+.PHONY: help setup run test lint types arch bench expert-replay learnability check clean
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 setup: $(STAMP) ## Create .venv, install the locked requirements, get a rendering device
 	@$(BIN)/python -m appliance.simulator.mesa
@@ -29,8 +30,8 @@ $(STAMP): $(LOCK) pyproject.toml
 run: setup ## Run the default golden manifest to a signed bundle (about 10 minutes on two cores)
 	@$(BIN)/appliance run $(GOLDEN)
 
-test: setup ## Run all tests
-	@$(BIN)/python -m pytest
+test: setup ## Run all tests, two at a time
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(STAMP) ## Check style (ruff)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -46,6 +47,9 @@ bench: setup ## Run the benchmarks; prints ratios measured in one run
 
 learnability: setup ## Train on 5, 10, 20 and 50 demonstrations, evaluate, write the table (1 hour)
 	@$(BIN)/python -m tests.benchmarks.learnability
+
+expert-replay: setup ## Play the expert back through the driver, all tasks, write the table (10 minutes)
+	@$(BIN)/python -m tests.benchmarks.expert_replay
 
 check: lint types arch test ## Everything CI checks
 

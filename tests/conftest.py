@@ -7,11 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes says how busy the machine is, not whether a law holds.
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "manifests" / "golden"
 DATASET = GOLDEN / "data" / "touch_block-stand_in-50"
+
+
+# Folders whose tests share one long piece of work: one worker does all of a folder.
+TOGETHER = ("docker", "golden")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(folder))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,10 @@ BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 END_BYTES: Final = 2 * BLOCK_BYTES
 PIECE_BYTES: Final = 1 << 18
 COMPRESSION_LEVEL: Final = 6
+STORED: Final = 0
 GZIP_MAGIC: Final = b"\x1f\x8b\x08"
+# No name, no time, no operating system: what Python's gzip writes for either level (RFC 1952).
+GZIP_HEADER: Final = GZIP_MAGIC + b"\0\0\0\0\0\0\xff"
 MAX_PAX_BYTES: Final = 4096
 MAX_FILES: Final = 200_000
 MAX_RATIO: Final = 100
@@ -69,7 +72,12 @@ def pack_bundle(bundle_dir: Path, archive: Path) -> str:
         with storage_errors(archive, "packing the bundle"):
             archive.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("xb") as stream:
-                _write_members(stream, bundle_dir, names)
+                unpacked_bytes = _write_members(stream, bundle_dir, names, COMPRESSION_LEVEL)
+                if unpacked_bytes > _most_unpacked_bytes(stream.tell()):
+                    # So empty that it would be taken for a bomb: store it as it is.
+                    stream.seek(0)
+                    stream.truncate()
+                    _write_members(stream, bundle_dir, names, STORED)
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(archive)
@@ -147,7 +155,7 @@ class _Inflater:
 
     def __init__(self, stream: BinaryIO, compressed_bytes: int) -> None:
         self._stream = stream
-        self._limit_bytes = MAX_RATIO * compressed_bytes + RATIO_ALLOWANCE_BYTES
+        self._limit_bytes = _most_unpacked_bytes(compressed_bytes)
         self._given_bytes = 0
         self._machine = zlib.decompressobj(wbits=31)
         self._ready = b""
@@ -191,6 +199,9 @@ def read_members(archive: Path) -> Iterator[Member]:
     Raises ArchiveError for anything that :func:`pack_bundle` would not have written, and OSError.
     """
     with archive.open("rb") as stream:
+        if stream.read(len(GZIP_HEADER)) != GZIP_HEADER:
+            raise ArchiveError("its header is not the one form")
+        stream.seek(0)
         source = _Inflater(stream, archive.stat().st_size)
         previous = ""
         for _ in range(MAX_FILES):
@@ -261,8 +272,14 @@ def _make_header(name: str, size_bytes: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-def _write_members(stream: BinaryIO, bundle_dir: Path, names: list[str]) -> None:
-    with gzip.GzipFile("", "wb", COMPRESSION_LEVEL, stream, mtime=0) as packed:
+def _most_unpacked_bytes(compressed_bytes: int) -> int:
+    """How much an archive of this size may unpack to."""
+    return MAX_RATIO * compressed_bytes + RATIO_ALLOWANCE_BYTES
+
+
+def _write_members(stream: BinaryIO, bundle_dir: Path, names: list[str], level: int) -> int:
+    """Write the whole archive; returns the bytes that were compressed."""
+    with gzip.GzipFile("", "wb", level, stream, mtime=0) as packed:
         for name in names:
             with (bundle_dir / name).open("rb") as reader:
                 size_bytes = os.fstat(reader.fileno()).st_size
@@ -275,6 +292,7 @@ def _write_members(stream: BinaryIO, bundle_dir: Path, names: list[str]) -> None
                     raise OSError(f"{name} changed while it was packed")
                 packed.write(bytes(-size_bytes % BLOCK_BYTES))
         packed.write(bytes(END_BYTES))
+        return packed.tell()
 
 
 def _extract(member: Member, folder: Path) -> None:

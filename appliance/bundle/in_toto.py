@@ -113,9 +113,7 @@ def _build_link(step: Step, steps: Sequence[Step]) -> dict[str, Any]:
         "name": step.name,
         "command": list(step.command),
         "materials": _digest_sets(list_materials(step, steps)),
-        "products": _digest_sets(
-            {name: sha256 for name, sha256 in step.products.items() if name not in step.inputs}
-        ),
+        "products": _digest_sets(step.made),
         "byproducts": {},
         "environment": {},
     }

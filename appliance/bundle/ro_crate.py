@@ -8,11 +8,12 @@ that the bundle does not record: no author, no licence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from appliance.bundle.layout import CONTENT, CRATE_FILE, OBSERVED
+from appliance.bundle.layout import ARTIFACTS, CONTENT, CRATE_FILE, OBSERVED
 from appliance.bundle.step import Step
 
 CRATE_CONTEXT = "https://w3id.org/ro/crate/1.1/context"
@@ -45,7 +46,9 @@ MEDIA_TYPES = {
     "pem": "application/x-pem-file",
     "mp4": "video/mp4",
     "svg": "image/svg+xml",
-    "npz": "application/octet-stream",
+    "link": "application/json",
+    "layout": "application/json",
+    "sig": "application/vnd.dev.sigstore.bundle.v0.3+json",
 }
 
 
@@ -67,7 +70,7 @@ def build_crate(
     files = sorted([*digests, *unsigned])
     graph = [
         _descriptor(),
-        _root(name, content_digest, files, published_on),
+        _root(name, content_digest, files, steps, published_on),
         *({"@id": iri, "@type": "CreativeWork", **_profile(iri)} for iri in _profiles()),
         *(_file(path, digests.get(path), steps) for path in files),
         *_describe_tools(steps, version),
@@ -85,7 +88,9 @@ def _descriptor() -> dict[str, Any]:
     }
 
 
-def _root(name: str, content_digest: str, files: list[str], published_on: str) -> dict[str, Any]:
+def _root(
+    name: str, content_digest: str, files: list[str], steps: Sequence[Step], published_on: str
+) -> dict[str, Any]:
     return {
         "@id": "./",
         "@type": "Dataset",
@@ -100,7 +105,9 @@ def _root(name: str, content_digest: str, files: list[str], published_on: str) -
         "conformsTo": _references(_profiles()),
         "mainEntity": {"@id": WORKFLOW_FILE},
         "hasPart": _references(_file_id(path) for path in files),
-        "mentions": _references(("#run", "#execution")),
+        "mentions": _references(
+            ("#run", "#execution", *(f"#action-{step.name}" for step in steps))
+        ),
     }
 
 
@@ -116,14 +123,14 @@ def _file(path: str, sha256: str | None, steps: Sequence[Step]) -> dict[str, Any
     fields: dict[str, Any] = {"@id": _file_id(path), "@type": "File", "name": path}
     suffix = path.rpartition("/")[2].partition(".")[2]
     media_type = MEDIA_TYPES.get(suffix) or MEDIA_TYPES.get(suffix.rpartition(".")[2])
-    if media_type:
-        fields["encodingFormat"] = media_type
+    fields["encodingFormat"] = media_type or "application/octet-stream"
     if sha256:
         fields["sha256"] = sha256
     if path == WORKFLOW_FILE:
         fields |= {
             "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
             "name": "The run's normalized manifest",
+            "version": "1",
             "programmingLanguage": {"@id": "#manifest-language"},
             "hasPart": _references(_tool_id(step) for step in steps),
             "step": _references(_step_id(step) for step in steps),
@@ -185,6 +192,7 @@ def _describe_actions(name: str, files: list[str], steps: Sequence[Step]) -> lis
         "@id": "#run",
         "@type": "CreateAction",
         "name": f"Run of {name}",
+        "description": "The whole run, from the pinned data to the evaluated policy.",
         "instrument": {"@id": WORKFLOW_FILE},
         "result": _references(results),
         "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
@@ -217,6 +225,7 @@ def _describe_actions(name: str, files: list[str], steps: Sequence[Step]) -> lis
                 "@id": f"#action-{step.name}",
                 "@type": "CreateAction",
                 "name": f"Run of step {step.name}",
+                "description": f"`{' '.join(step.command) or step.name}`, once.",
                 "instrument": {"@id": _tool_id(step)},
                 "object": _references([WORKFLOW_FILE, *map(_file_id, read)]),
                 "result": _references(
@@ -230,20 +239,25 @@ def _describe_actions(name: str, files: list[str], steps: Sequence[Step]) -> lis
 
 
 def _owner(path: str, steps: Sequence[Step]) -> str | None:
-    """The step whose product the file is: ``content/STEP/...`` or ``observed/STEP/...``."""
+    """The step whose product the file is: ``content/STEP/...``, ``observed/STEP/...`` and so on."""
     top, _, rest = path.partition("/")
     name = rest.partition("/")[0]
-    known = top in (CONTENT, OBSERVED) and any(step.name == name for step in steps)
+    known = top in (CONTENT, OBSERVED, ARTIFACTS) and any(step.name == name for step in steps)
     return name if known else None
 
 
 def _times(started_on: str | None, finished_on: str | None) -> dict[str, str]:
     times = {"startTime": started_on, "endTime": finished_on}
-    return {name: value for name, value in times.items() if value is not None}
+    # With an offset in digits, the only form the profile's validator takes.
+    return {
+        name: re.sub("Z$", "+00:00", value) for name, value in times.items() if value is not None
+    }
 
 
-def _references(ids: Iterable[str]) -> list[dict[str, str]]:
-    return [{"@id": value} for value in ids]
+def _references(ids: Iterable[str]) -> list[dict[str, str]] | dict[str, str]:
+    """Links to entities; RO-Crate asks for one alone to stand without a list around it."""
+    found = [{"@id": value} for value in ids]
+    return found[0] if len(found) == 1 else found
 
 
 def _file_id(path: str) -> str:

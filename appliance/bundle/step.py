@@ -26,10 +26,15 @@ class Step:
     started_on: str | None = None
     finished_on: str | None = None
 
+    @property
+    def made(self) -> dict[str, str]:
+        """The products that were not there before the step."""
+        return {name: sha for name, sha in self.products.items() if name not in self.inputs}
+
 
 def list_materials(step: Step, steps: Sequence[Step]) -> dict[str, str]:
     """All that ``step`` read: the products of its upstream steps, and its other inputs."""
-    products = {other.name: other.products for other in steps}
+    products = {other.name: other.made for other in steps}
     found: dict[str, str] = {}
     for name in step.upstream:
         found |= products[name]

@@ -86,7 +86,7 @@ def sign_summary(
         "inputAttestations": [{"uri": ATTESTATION_FILE, "digest": root["digest"]}],
         "verificationResult": result,
         "verifiedLevels": [f"PLAN_STAR_{level}" for level in levels],
-        "slsaVersion": "1.0",
+        "slsaVersion": "1.1",
     }
     if replay is not None:
         predicate[REPLAY_FIELD] = dict(replay)

@@ -107,7 +107,9 @@ def judge(
 ) -> VerifyReport:
     """All checks on what was found; ``path`` is only named in the report."""
     attestation = read_attestation(inventory.kept.get(ATTESTATION_FILE))
-    is_ours = is_our_bundle_file(inventory.kept.get(BUNDLE_FILE))
+    # In either place: the two files may have been swapped.
+    places = (BUNDLE_FILE, ATTESTATION_FILE)
+    is_ours = any(is_our_bundle_file(inventory.kept.get(name)) for name in places)
     if attestation.statement is None and not is_ours:
         return _not_a_bundle(path, f"holds no {BUNDLE_FILE} of an audit bundle", attestation)
     found_digest = recompute_content_digest(inventory.digests)
@@ -142,7 +144,8 @@ def _check_expected(
 ) -> Iterator[Finding]:
     if expected.content_digest not in (None, content_digest):
         text = (
-            f"the content digest is {content_digest}, but {expected.content_digest} was asked for"
+            f"the content digest is {content_digest}, but {expected.content_digest} was asked for:"
+            " this is another result, perhaps an older one"
         )
         yield error("other-bundle", text)
     if expected.attestation_sha256 not in (None, attestation_sha256):

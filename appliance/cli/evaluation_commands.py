@@ -31,7 +31,7 @@ def evaluate(
         Path | None,
         typer.Argument(
             help="The manifest whose eval part is played. Default: the run folder's.",
-            metavar="[MANIFEST]",
+            metavar="MANIFEST",
             show_default=False,
         ),
     ] = None,
@@ -64,7 +64,10 @@ def evaluate(
     ] = 600.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a trained policy, or any policy server, as a manifest's eval part says."""
+    """Evaluate a trained policy, or any policy server, as a manifest's eval part says.
+
+    It is played on this machine, whatever engine the manifest names.
+    """
     from appliance.cli.evaluations import ServerPlace, evaluate_policy
 
     place = PolicyPlace(
@@ -117,6 +120,10 @@ def serve(
         int | None,
         typer.Option(min=1, max=1024, help="Threads. Default: the manifest's.", show_default=False),
     ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=0, max=1024, help="GPUs. Default: the manifest's.", show_default=False),
+    ] = None,
     max_message_mib: Annotated[
         int, typer.Option(min=1, max=4096, help="Largest message that is taken, in MiB.")
     ] = 64,
@@ -141,23 +148,24 @@ def serve(
         seed=seed,
         default_prompt=default_prompt,
         cpu_threads=cpu_threads,
+        gpus=gpus,
         max_message_mib=max_message_mib,
         as_json=as_json,
     )
 
 
-EvaluationArgument = Annotated[
-    Path,
-    typer.Argument(
-        help="An evaluation: the output of `evaluate`, a run folder, or a bundle.",
-        show_default=False,
-    ),
+_EVALUATION = "An evaluation: the output of `evaluate`, a run folder, a bundle or its archive."
+FirstArgument = Annotated[
+    Path, typer.Argument(help=_EVALUATION, metavar="FIRST", show_default=False)
+]
+SecondArgument = Annotated[
+    Path, typer.Argument(help=_EVALUATION, metavar="SECOND", show_default=False)
 ]
 
 
 def compare(
-    first: EvaluationArgument,
-    second: EvaluationArgument,
+    first: FirstArgument,
+    second: SecondArgument,
     *,
     first_label: Annotated[
         str | None,

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from appliance.cli.manifests import print_warnings
-from appliance.cli.policies import PolicyPlace, enter_environment
+from appliance.cli.policies import (
+    LEARNING,
+    WIRE,
+    PolicyPlace,
+    enter_environment,
+    require_libraries,
+)
 from appliance.cli.progress import show_progress
-from appliance.errors import RuntimeMissingError
 from appliance.files import read_json, storage_errors, write_json
 from appliance.manifest.model import Manifest
 from appliance.policy.presets import PRESETS, TrainConfig
@@ -54,6 +59,7 @@ def evaluate_policy(
     """Evaluate into ``output``, going on with what is there. Raises any ApplianceError."""
     place.check_alone(("--server", None if server is None else server.url))
     manifest = _read(manifest_path, place)
+    require_libraries("Evaluating", "av", *(LEARNING if server is None else WIRE))
     enter_environment(manifest.runtime)
     from appliance.evaluation.driver import evaluate
 
@@ -154,13 +160,8 @@ def _open_local(manifest: Manifest, place: PolicyPlace) -> _Asked:
 
 
 def _connect(manifest: Manifest, server: ServerPlace) -> RemotePolicy:
-    try:
-        from appliance.serving.client import RemotePolicy
-    except ModuleNotFoundError as error:
-        raise RuntimeMissingError(
-            f"The package {error.name} is not installed, which asking a policy server needs."
-            " Install the extra `run`."
-        ) from error
+    from appliance.serving.client import RemotePolicy
+
     return RemotePolicy(
         server.url,
         action_horizon=manifest.eval.action_steps,

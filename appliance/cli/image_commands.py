@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.options import JsonOption
 
-image_app = typer.Typer(no_args_is_help=True, help="Container images stages can run in.")
+image_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="Container images stages can run in."
+)
 
 ImageArgument = Annotated[
     str,

@@ -17,17 +17,23 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
+from appliance.cli.bundle_commands import add_bundle_commands
 from appliance.cli.dataset_commands import add_dataset_commands
+from appliance.cli.doctor import add_doctor_command
 from appliance.cli.evaluation_commands import add_evaluation_commands
+from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.image_commands import image_app
 from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import EngineOption, JsonOption
+from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
+from appliance.cli.replay_commands import add_replay_commands
 from appliance.errors import ApplianceError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
+    cls=WholeHelpGroup,
     name="appliance",
     help="One manifest in, one signed audit bundle out: reproducible robot-policy training.",
     no_args_is_help=True,
@@ -36,8 +42,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-dataset_app = typer.Typer(no_args_is_help=True, help="Record and inspect LeRobot datasets.")
-keys_app = typer.Typer(no_args_is_help=True, help="The signing key and the keys you trust.")
+dataset_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="Record and inspect LeRobot datasets."
+)
+keys_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="The signing key and the keys you trust."
+)
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(plan_app, name="plan")
 app.add_typer(norm_stats_app, name="norm-stats")
@@ -128,6 +138,11 @@ def run(
     run_dir: RunDirOption = None,
     cache: CacheOption = True,
     key_dir: KeyDirOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    with_checkpoints: Annotated[
+        bool,
+        typer.Option("--with-checkpoints", help="Put the checkpoints into the bundle too."),
+    ] = False,
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -139,6 +154,8 @@ def run(
         run_dir,
         cache=cache,
         key_dir=key_dir,
+        passphrase_file=passphrase_file,
+        with_checkpoints=with_checkpoints,
         engine=engine,
         as_json=as_json,
     )
@@ -146,7 +163,9 @@ def run(
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="dataset, plan, norm_stats, train or evaluate.")],
+    name: Annotated[
+        str, typer.Argument(help="dataset, plan, norm_stats, train or evaluate.", metavar="NAME")
+    ],
     run_dir: Annotated[Path, typer.Option("--run-dir", help="The run folder to work in.")],
 ) -> None:
     """Run one stage of a run folder (what engines call)."""
@@ -156,26 +175,14 @@ def stage(
 
 
 @app.command()
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="The bundle folder.", metavar="BUNDLE")],
-    key: Annotated[
-        Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
-    ] = None,
-    key_dir: KeyDirOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check every byte of a bundle, its signature, and where it comes from."""
-    from appliance.cli.bundles import verify_bundle_folder
-
-    verify_bundle_folder(bundle, key, key_dir, as_json=as_json)
-
-
-@app.command()
 def report(
     *,
-    target: Annotated[
-        Path,
-        typer.Argument(help="A bundle folder or a run folder.", metavar="TARGET"),
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Bundles (folders or archives) or run folders; several are compared.",
+            metavar="TARGET",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -187,105 +194,33 @@ def report(
             "--embed-videos", help="Put the videos into the page (up to 64 MiB), not links to them."
         ),
     ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", help="A replay's verdict document, to be shown on the page."),
+    ] = None,
     key: Annotated[
         Path | None, typer.Option("--key", help="Public key (PEM) of the signer you trust.")
     ] = None,
     key_dir: KeyDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a report on a bundle or a run as one HTML page that needs nothing else."""
-    from appliance.cli.reports import report_on
+    """Write one HTML page on a bundle or a run, or comparing several; it needs nothing else."""
+    from appliance.cli.reports import ReportOptions, report_on
 
-    report_on(target, out, key=key, key_dir=key_dir, embed_videos=embed_videos, as_json=as_json)
-
-
-@app.command()
-def replay(
-    *,
-    target: Annotated[
-        Path,
-        typer.Argument(
-            help="A golden manifest, a bundle (folder or archive), a run folder, or a folder of"
-            " golden manifests.",
-            show_default=False,
-            metavar="TARGET",
-        ),
-    ],
-    level: Annotated[
-        str,
-        typer.Option(help="How far to go: R1 to R5, or auto: as far as the budget reaches."),
-    ] = "auto",
-    spot_check: Annotated[
-        str | None,
-        typer.Option(help="K:M takes M training steps again from step K (0, or a checkpoint)."),
-    ] = None,
-    budget: Annotated[
-        float, typer.Option(min=0, help="Minutes that auto may take for a target.")
-    ] = 5.0,
-    dataset_root: Annotated[
-        Path | None, typer.Option(help="Where the dataset lies, if not where the manifest says.")
-    ] = None,
-    artifacts: Annotated[
-        Path | None, typer.Option(help="Run folder of the original, for its checkpoints.")
-    ] = None,
-    work_dir: Annotated[
-        Path | None, typer.Option(help="Where the replay works. Default: replays/<name>.")
-    ] = None,
-    record: Annotated[
-        bool, typer.Option("--record", help="Write what is found as the golden's expectations.")
-    ] = False,
-    junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML.")] = None,
-    summary: Annotated[
-        Path | None, typer.Option(help="Write a Markdown summary, fit for a CI job.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the verdict (JSON) here too.")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option("--key", help="Public key (PEM) of the bundle's signer.")
-    ] = None,
-    key_dir: KeyDirOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compute again what can be, compare it with the original, and give a verdict."""
-    from appliance.bundle.keys import default_key_dir
-    from appliance.cli.replays import ReplayRequest, replay_target
-    from appliance.replay.subject import Places
-
-    replay_target(
-        ReplayRequest(
-            target=target,
-            level=level,
-            spot=spot_check,
-            budget_min=budget,
-            places=Places(
-                dataset_root=None if dataset_root is None else dataset_root.absolute(),
-                artifacts=artifacts,
-                public_key=key,
-                key_dir=key_dir or default_key_dir(),
-            ),
-            work_dir=work_dir,
-            junit=junit,
-            summary=summary,
-            output=output,
-            record=record,
+    report_on(
+        targets,
+        ReportOptions(
+            out=out,
+            key=key,
+            key_dir=key_dir,
+            replay=replay,
+            embed_videos=embed_videos,
             as_json=as_json,
-        )
+        ),
     )
 
 
-@app.command()
-def diff(
-    a: Annotated[
-        Path, typer.Argument(help="A bundle (folder or archive) or a run folder.", metavar="A")
-    ],
-    b: Annotated[Path, typer.Argument(help="Another one.", metavar="B")],
-    as_json: JsonOption = False,
-) -> None:
-    """Say where two results part: manifest field, stage, step, episode, environment."""
-    from appliance.cli.differences import diff_results
-
-    diff_results(a, b, as_json=as_json)
+add_replay_commands(app)
 
 
 @dataset_app.command("record")
@@ -327,7 +262,9 @@ def dataset_fingerprint(
 
 
 add_dataset_commands(dataset_app)
+add_bundle_commands(app, keys_app)
 add_evaluation_commands(app)
+add_doctor_command(app)
 
 
 @keys_app.command("show")
@@ -340,7 +277,9 @@ def keys_show(key_dir: KeyDirOption = None, as_json: JsonOption = False) -> None
 
 @keys_app.command("trust")
 def keys_trust(
-    public_key: Annotated[Path, typer.Argument(help="Public key (PEM) of somebody you trust.")],
+    public_key: Annotated[
+        Path, typer.Argument(help="Public key (PEM) of somebody you trust.", metavar="PUBLIC_KEY")
+    ],
     key_dir: KeyDirOption = None,
 ) -> None:
     """Trust a public key: bundles signed with it verify as of known origin."""
@@ -351,7 +290,9 @@ def keys_trust(
 
 @keys_app.command("untrust")
 def keys_untrust(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys show` prints it.")],
+    key_id: Annotated[
+        str, typer.Argument(help="The key's id, as `keys show` prints it.", metavar="KEY_ID")
+    ],
     key_dir: KeyDirOption = None,
 ) -> None:
     """Stop trusting a key."""

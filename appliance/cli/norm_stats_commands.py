@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.options import DatasetOption, JsonOption
 
 norm_stats_app = typer.Typer(
-    no_args_is_help=True, help="Normalization statistics as a controlled variable."
+    cls=WholeHelpGroup,
+    no_args_is_help=True,
+    help="Normalization statistics as a controlled variable.",
 )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from appliance.cli.groups import WholeHelpGroup
 from appliance.cli.options import DatasetOption, JsonOption, PlanArgument
 from appliance.cli.plan_flags import (
     PlanCommand,
@@ -14,7 +15,9 @@ from appliance.cli.plan_flags import (
     takes_plan_parameters,
 )
 
-plan_app = typer.Typer(no_args_is_help=True, help="Build, check and look at sampling plans.")
+plan_app = typer.Typer(
+    cls=WholeHelpGroup, no_args_is_help=True, help="Build, check and look at sampling plans."
+)
 
 CheckedDatasetOption = Annotated[
     Path | None, typer.Option("--root", help="The dataset folder.", show_default=False)

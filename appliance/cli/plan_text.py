@@ -62,9 +62,10 @@ def _line(name: str, value: Any) -> str:
 
 def _describe_stride(settings: Any) -> str:
     stride, requested = settings["stride_S"], settings["stride_requested"]
+    words = "one every frame" if stride == 1 else f"one every {stride} frames"
     if requested is None or stride == requested:
-        return f"one every {stride} frames"
-    return f"one every {stride} frames (stride {requested} was halved for enough anchors)"
+        return words
+    return f"{words} (stride {requested} was halved for enough anchors)"
 
 
 def _name_runs(ids: list[Any], most: int = 12) -> str:

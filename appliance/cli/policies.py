@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from appliance.cli.places import user_cache_dir
-from appliance.manifest.model import Manifest, RuntimePart
+from appliance.errors import RuntimeMissingError
+
+if TYPE_CHECKING:
+    from appliance.manifest.model import Manifest, RuntimePart
 
 RunOption = Annotated[
     Path | None,
@@ -69,6 +73,20 @@ class PolicyPlace:
                     raise typer.BadParameter(f"{name} goes with --checkpoint, not with {named[0]}")
 
 
+LEARNING = ("jax", "flax", "orbax")
+WIRE = ("websockets", "msgpack")
+
+
+def require_libraries(what: str, *names: str) -> None:
+    """Raise RuntimeMissingError unless every library is installed; none is imported."""
+    absent = [name for name in names if importlib.util.find_spec(name) is None]
+    if absent:
+        raise RuntimeMissingError(
+            f"{what} needs what is not installed here: {', '.join(absent)}. Install the extra"
+            " `run` (`make setup` does)."
+        )
+
+
 def enter_environment(runtime: RuntimePart) -> None:
     """Go on in the environment in which a stage of this runtime computes."""
     from appliance.engine.host import pinned_environment
@@ -85,11 +103,16 @@ def enter_environment(runtime: RuntimePart) -> None:
     )
 
 
-def runtime_with(manifest: Manifest | None, cpu_threads: int | None) -> RuntimePart:
-    """The runtime of ``manifest``, or the schema's defaults, with another number of threads."""
+def runtime_with(
+    manifest: Manifest | None, cpu_threads: int | None, gpus: int | None
+) -> RuntimePart:
+    """The runtime of ``manifest``, or the schema's defaults, with other threads and GPUs."""
     from dataclasses import replace
 
+    from appliance.manifest.model import RuntimePart
     from appliance.manifest.schema import default_values
 
     runtime = RuntimePart(**default_values(("runtime",))) if manifest is None else manifest.runtime
-    return runtime if cpu_threads is None else replace(runtime, cpu_threads=cpu_threads)
+    if cpu_threads is not None:
+        runtime = replace(runtime, cpu_threads=cpu_threads)
+    return runtime if gpus is None else replace(runtime, gpus=gpus)

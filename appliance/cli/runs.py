@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from appliance.cli.manifests import print_warnings
+from appliance.cli.passphrase import find_passphrase
 from appliance.cli.places import default_run_dir, user_cache_dir
 from appliance.cli.progress import show_progress
 from appliance.engine.host import bind_to_engine
@@ -42,13 +43,23 @@ def run_manifest(
     *,
     cache: bool,
     key_dir: Path | None,
+    passphrase_file: Path | None,
+    with_checkpoints: bool,
     engine: EngineName | None,
     as_json: bool,
 ) -> None:
     """Run a manifest and say where the bundle is. Raises any ApplianceError."""
     manifest = read_manifest(path)
     print_warnings(manifest)
-    options = run_options(manifest, run_dir, cache=cache, key_dir=key_dir, engine=engine)
+    options = run_options(
+        manifest,
+        run_dir,
+        cache=cache,
+        key_dir=key_dir,
+        engine=engine,
+        passphrase_file=passphrase_file,
+        with_checkpoints=with_checkpoints,
+    )
     total = len(stages_for(manifest))
     count = 0
 
@@ -78,6 +89,8 @@ def run_options(
     cache: bool,
     key_dir: Path | None = None,
     engine: EngineName | None = None,
+    passphrase_file: Path | None = None,
+    with_checkpoints: bool = False,
 ) -> RunOptions:
     """Where a run of ``manifest`` works, from what was asked for and this user's places."""
     return RunOptions(
@@ -86,6 +99,8 @@ def run_options(
         scratch_dir=user_cache_dir() / "scratch",
         facts_dir=user_cache_dir(),
         key_dir=key_dir,
+        passphrase=find_passphrase(passphrase_file),
+        with_checkpoints=with_checkpoints,
         engine=engine,
     )
 
@@ -156,13 +171,14 @@ def describe_result(result: RunResult) -> str:
         head,
         f"  bundle          {_from_here(bundle.path)}",
         f"  content digest  {bundle.content_digest}",
+        f"  attestation     {bundle.attestation_sha256}",
         f"  signed by       {bundle.key_id}",
         *(f"  {name:<15} {text}" for name, text in bundle.summary),
         "",
         "  it holds        content/   the result: manifest, dataset figures, plan, norm stats,",
         "                             training curve and hash chain, every trial and its outcome",
         "                  observed/  receipts, versions, times, logs, a video of every episode",
-        "                  VERIFY.md  how to check it with this program, and without it",
+        "                  VERIFY.md  how to check it with this program, and with other programs",
         f"  verify it       {_own_command()} verify {_from_here(bundle.path)}",
     ]
     return "\n".join(lines)
@@ -217,6 +233,7 @@ def _result_to_dict(result: RunResult) -> dict[str, Any]:
         "run_dir": str(result.folder.path),
         "bundle": str(result.bundle.path),
         "content_digest": result.bundle.content_digest,
+        "attestation_sha256": result.bundle.attestation_sha256,
         "key_id": result.bundle.key_id,
         "ran": list(result.ran),
         "reused": list(result.reused),

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from appliance.cli.policies import PolicyPlace, enter_environment, runtime_with
-from appliance.errors import ManifestError, RuntimeMissingError
+from appliance.cli.policies import (
+    LEARNING,
+    WIRE,
+    PolicyPlace,
+    enter_environment,
+    require_libraries,
+    runtime_with,
+)
+from appliance.errors import ManifestError
 from appliance.manifest.model import Manifest
 from appliance.manifest.schema import default_values
 from appliance.policy.presets import PRESETS, TrainConfig
@@ -29,6 +36,7 @@ def serve(
     seed: int,
     default_prompt: str | None,
     cpu_threads: int | None,
+    gpus: int | None,
     max_message_mib: int,
     as_json: bool,
 ) -> None:
@@ -38,15 +46,11 @@ def serve(
     if sampling_steps is None:
         part = default_values(("eval",)) if manifest is None else manifest.as_dict()["eval"]
         sampling_steps = int(part["sampling_steps"])
-    try:
-        from appliance.serving.server import check_address, serve_policy
-    except ModuleNotFoundError as error:
-        raise RuntimeMissingError(
-            f"The package {error.name} is not installed, which a policy server needs. Install the"
-            " extra `run`."
-        ) from error
+    require_libraries("Serving a policy", *LEARNING, *WIRE)
+    from appliance.serving.server import check_address, serve_policy
+
     check_address(host, port)
-    enter_environment(runtime_with(manifest, cpu_threads))
+    enter_environment(runtime_with(manifest, cpu_threads, gpus))
     opened = open_policy(files, sampling_steps=sampling_steps)
     from appliance.serving.service import PolicyService
 

@@ -58,12 +58,9 @@ def run_stage_container(stage: str, request: StageContainer, *, output: BinaryIO
     RuntimeMissingError when it cannot be started, KeyboardInterrupt when it was interrupted.
     """
     run_dir = request.exposure.run_dir
-    with connected() as client:
-        remove_leftovers(client, run_dir)
-        verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
-        command = ["-m", "appliance", *verbose, "stage", stage, "--run-dir", str(run_dir)]
-        with _container(client, stage, command, request) as container_id:
-            code, state = _follow(client, container_id, output, stage)
+    verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
+    command = ["-m", "appliance", *verbose, "stage", stage, "--run-dir", str(run_dir)]
+    code, state = run_python(stage, command, request, output=output)
     if state.get("OOMKilled"):
         raise OutOfMemoryError(
             f"The stage {stage} needed more memory than the {_gib(request.limits.memory_bytes)} its"
@@ -79,6 +76,20 @@ def run_stage_container(stage: str, request: StageContainer, *, output: BinaryIO
             " to continue."
         )
     return code
+
+
+def run_python(
+    stage: str, arguments: Sequence[str], request: StageContainer, *, output: BinaryIO
+) -> tuple[int, Mapping[str, Any]]:
+    """Run the image's Python with ``arguments``, shut in as a stage is.
+
+    Its exit code and the daemon's last word on the container. Containers a killed run of the same
+    folder left are removed first. Raises as ``run_stage_container`` does.
+    """
+    with connected() as client:
+        remove_leftovers(client, request.exposure.run_dir)
+        with _container(client, stage, arguments, request) as container_id:
+            return _follow(client, container_id, output, stage)
 
 
 def read_from_image(image_id: str, arguments: Sequence[str]) -> bytes:
@@ -167,20 +178,35 @@ def _follow(
     client: DockerClient, container_id: str, output: BinaryIO, stage: str
 ) -> tuple[int, Mapping[str, Any]]:
     """Start the container, pass its output on, wait; the exit code and the daemon's last state."""
-    with daemon_errors(f"running stage {stage}"):
-        words = client.api.attach(container_id, stdout=True, stderr=True, stream=True)
-    _start(client, container_id)
-    try:
-        with daemon_errors(f"running stage {stage}"):
-            for piece in words:
-                output.write(piece)
-                output.flush()
-            code = int(client.api.wait(container_id)["StatusCode"])
-            state = client.api.inspect_container(container_id)["State"]
-    except KeyboardInterrupt:
-        _interrupt(client, container_id)
-        raise
+    with _attached(client, container_id, stage) as words:
+        _start(client, container_id)
+        try:
+            with daemon_errors(f"running stage {stage}"):
+                for piece in words:
+                    output.write(piece)
+                    output.flush()
+                code = int(client.api.wait(container_id)["StatusCode"])
+                state = client.api.inspect_container(container_id)["State"]
+        except KeyboardInterrupt:
+            _interrupt(client, container_id)
+            raise
     return code, state
+
+
+@contextlib.contextmanager
+def _attached(client: DockerClient, container_id: str, stage: str) -> Iterator[Iterator[bytes]]:
+    """What the container will say, as it comes; needs no log kept by the daemon."""
+    from docker.utils.socket import frames_iter
+
+    with daemon_errors(f"running stage {stage}"):
+        wanted = {"stdout": 1, "stderr": 1, "stream": 1}
+        stream = client.api.attach_socket(container_id, params=wanted)
+        tty = bool(client.api.inspect_container(container_id)["Config"]["Tty"])
+    try:
+        yield (piece for _, piece in frames_iter(stream, tty))
+    finally:
+        # The SDK hangs the response, which owns the connection, on the stream and never closes it.
+        stream._response.close()
 
 
 def _start(client: DockerClient, container_id: str) -> None:

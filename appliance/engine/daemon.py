@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,8 @@ LOCAL_IMAGES = {"cpu": "plan-star-appliance:cpu", "cuda": "plan-star-appliance:c
 START_ADVICE = (
     "Start it (systemctl start docker), or name its socket in DOCKER_HOST, or use --engine host."
 )
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+_UNIX = "unix://"
 _TIMEOUT_S = 120
 
 logger = logging.getLogger(__name__)
@@ -51,6 +55,7 @@ def connected() -> Iterator[DockerClient]:
             " use --engine host."
         ) from error
     try:
+        _knock()
         client = docker.from_env(timeout=_TIMEOUT_S)
         client.ping()
     except (DockerException, OSError) as error:
@@ -61,6 +66,15 @@ def connected() -> Iterator[DockerClient]:
         yield client
     finally:
         client.close()
+
+
+def _knock() -> None:
+    """Raise OSError when nobody listens; the SDK leaves a socket open then."""
+    host = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+    if host.startswith(_UNIX):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_TIMEOUT_S)
+            probe.connect(host.removeprefix(_UNIX))
 
 
 @contextlib.contextmanager

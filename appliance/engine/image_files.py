@@ -74,7 +74,7 @@ def list_differences(first: ImageFiles, second: ImageFiles) -> list[str]:
 
 
 def _describe(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> str:
-    owner = f"{entry.mode:04o} {entry.uid}:{entry.gid}"
+    owner = f"{entry.mode & 0o7777:04o} {entry.uid}:{entry.gid}"
     if entry.issym() or entry.islnk():
         return f"{'link' if entry.issym() else 'hard link'} {owner} {entry.linkname}"
     if entry.isdir():

@@ -36,6 +36,7 @@ SAME_FIELDS = ("task", "task_config", "simulator", "instruction_type")
 """What two evaluations must share beside their seeds for a difference to be the policies'."""
 
 DEFAULT_ALPHA = 0.05
+_TRIED_IN = ("name", "task", "task_config", "embodiment", "planner", "shader")
 _EYES = ("cameras", "image_size")
 _TAIL = (1 - CONFIDENCE) / 2
 
@@ -148,9 +149,7 @@ def compare_evaluations(
     """
     first, second = read_evaluation(first_dir), read_evaluation(second_dir)
     for field in SAME_FIELDS:
-        _check_same(
-            field, _without_eyes(first.metrics.get(field)), _without_eyes(second.metrics.get(field))
-        )
+        _check_same(field, *(_decisive(each.metrics.get(field)) for each in (first, second)))
     sides = _side(first_label, first), _side(second_label, second)
     if set(first.successes) == set(second.successes):
         return _compare_pairs(first, second, sides, margin, alpha)
@@ -239,6 +238,12 @@ def _notes(first: ScoredEvaluation, second: ScoredEvaluation) -> tuple[str, ...]
             f"{len(moved)} common trials began from another state of the robot (first: seed"
             f" {moved[0]}): the simulators are not the same."
         )
+    ours, theirs = first.metrics.get("simulator"), second.metrics.get("simulator")
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        keys = {*ours, *theirs} - {*_TRIED_IN, *_EYES}
+        odd = sorted(key for key in keys if ours.get(key) != theirs.get(key))
+        if odd:
+            notes.append(f"The simulators differ in {', '.join(odd)}.")
     for side in (first, second):
         if side.metrics["policy"].get("noise", "controlled") != "controlled":
             notes.append("A policy server drew its own noise: a repetition may differ.")
@@ -256,11 +261,11 @@ def _check_same(field: str, first: object, second: object) -> None:
     )
 
 
-def _without_eyes(value: object) -> object:
-    """The simulator without the pictures it drew: which ones is the policy's own affair."""
+def _decisive(value: object) -> object:
+    """A simulator without what need not be alike: the policy's pictures, the code's digests."""
     if not isinstance(value, Mapping):
         return value
-    return {key: item for key, item in value.items() if key not in _EYES}
+    return {key: item for key, item in value.items() if key in _TRIED_IN}
 
 
 def _difference(first: object, second: object) -> str:

@@ -25,7 +25,7 @@ from appliance.evaluation.protocols import (
     SimulatorFactory,
     SimulatorProtocol,
 )
-from appliance.evaluation.records import Episode, unplayed_episode
+from appliance.evaluation.records import NOT_THE_ACTIONS, Episode, unplayed_episode
 from appliance.evaluation.request import EvalRequest, check_request
 from appliance.evaluation.results import (
     VIDEOS_NAME,
@@ -136,7 +136,8 @@ def _find_trials(run: _Run) -> TrialList:
     for row in run.journal.of_kind("check"):
         search.record(row["seed"], row["reason"])
 
-    findings = Findings(run.journal)
+    checked = [row["reason"] != "exception" for row in run.journal.of_kind("check")]
+    findings = Findings(run.journal, anything_worked=any(checked))
 
     def check(worker: SimulatorWorker, seed: int) -> None:
         search.record(seed, _check_seed(worker, seed, findings))
@@ -175,7 +176,8 @@ def _play_trials(run: _Run, trials: TrialList) -> None:
         [(number, seed) for number, seed in enumerate(trials.seeds) if number not in finished]
     )
 
-    findings = Findings(run.journal)
+    played = [each.failure_class not in NOT_THE_ACTIONS for each in finished.values()]
+    findings = Findings(run.journal, anything_worked=any(played))
 
     def play(worker: SimulatorWorker, trial: tuple[int, int]) -> None:
         episode = _play_trial(run, worker, findings, *trial)

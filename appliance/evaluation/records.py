@@ -28,6 +28,8 @@ FAILURE_CLASSES = (
     "unplayable",
     "ended_early",
 )
+NOT_THE_ACTIONS = ("policy", "simulator", "task", "unplayable")
+"""Classes of trials that no action of the policy ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

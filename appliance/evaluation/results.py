@@ -1,8 +1,9 @@
 """The files of an evaluation, written from its journal, sorted by trial.
 
 ``content/``: trials.json, episodes.jsonl, metrics.json: the same bytes for the same evaluation on
-the same platform, without a time in them. ``observed/``: _metrics.json and _result.txt in
-RoboTwin's historic forms (Plan-STaR 4), with seconds and the videos' digests.
+the same platform, without a time in them. ``observed/``: episodes.jsonl with seconds and the
+videos' digests beside the same rows; _metrics.json and _result.txt in RoboTwin's historic forms
+(Plan-STaR 4).
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ def score_note(simulator: Mapping[str, Any]) -> str | None:
 
 
 def write_observed(observed_dir: Path, request: EvalRequest, journal: Journal) -> None:
-    """Write _metrics.json and _result.txt; remove videos no episode names. Raises StorageError."""
+    """Write _metrics.json, episodes.jsonl and _result.txt; remove videos that no episode names.
+
+    Raises StorageError.
+    """
     finished = read_finished(journal)
     figures = summarize([finished[number] for number in sorted(finished)])
     rows = sorted(journal.of_kind("episode"), key=lambda row: int(row["record"]["episode"]))
@@ -111,6 +115,8 @@ def write_observed(observed_dir: Path, request: EvalRequest, journal: Journal) -
         "episode_rows": [_observed_row(row) for row in rows],
     }
     write_json(observed_dir / OBSERVED_METRICS_NAME, metrics)
+    lines = b"".join(canonical_json(_observed_row(row)) + b"\n" for row in rows)
+    write_atomic(observed_dir / EPISODES_NAME, lines)
     write_atomic(
         observed_dir / RESULT_NAME,
         (

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from appliance.files import write_atomic
 
 FRAMES_PER_SECOND = 10
+X264_OPTIONS = {"crf": "23", "preset": "veryfast", "x264-params": "cpu-independent=1"}
 TINY_WIDTH_PX = 200
 TINY_SCALE = 3
 
@@ -25,7 +26,8 @@ class VideoRecorder:
     """Encodes frames as they come and writes the file at the end, whole or not at all.
 
     One frame an action at 10 frames a second, as RoboTwin's own evaluation videos. The encoder uses
-    one thread, so that equal frames give equal bytes with the same FFmpeg build.
+    one thread and none of the routines that x264 picks by processor, some of which give other bytes
+    from one time to the next: equal frames give equal bytes with the same FFmpeg build.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,7 @@ class VideoRecorder:
         picture = np.ascontiguousarray(fit_for_video(frame_HxWx3))
         if self._stream is None:
             self._stream = self._container.add_stream(
-                "libx264", rate=FRAMES_PER_SECOND, options={"crf": "23", "preset": "veryfast"}
+                "libx264", rate=FRAMES_PER_SECOND, options=X264_OPTIONS
             )
             self._stream.height, self._stream.width = picture.shape[:2]
             self._stream.pix_fmt = "yuv420p"

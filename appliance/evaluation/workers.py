@@ -50,11 +50,12 @@ class Findings:
     machine's trials or a server of another robot are not written down as a policy's failures.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, *, anything_worked: bool) -> None:
+        """``anything_worked``: whether such a job was done before, in an earlier session."""
         self._journal = journal
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, Mapping[str, object]]] = []
-        self._anything_worked = False
+        self._anything_worked = anything_worked
 
     def add(self, kind: str, row: Mapping[str, object], failure: ApplianceError | None) -> None:
         """Record a finding; ``failure`` says why the job could not be done.

@@ -53,18 +53,30 @@ class AugmentationConfig:
     """What training does to pictures and states.
 
     ``crop_fraction``, ``rotate_degrees`` act on the base camera only, the jitter on all cameras
-    (0 or 1.0 = off). ``shift_px`` moves every picture by a whole number of pixels, edges repeated.
-    ``state_noise_rad`` is the standard deviation of Gaussian noise added to the joints of the state
-    token and subtracted from the relative joint targets, so that the absolute targets stay.
+    (0 or 1.0 = off). openpi also asks for a saturation jitter of 0.5, which its library does not
+    apply (see ``augment``), and takes the library's own hue jitter of 0.1. ``shift_px`` moves every
+    picture by a whole number of pixels, edges repeated. ``state_noise_rad`` is the standard
+    deviation of Gaussian noise added to the joints of the state token and subtracted from the
+    relative joint targets, so that the absolute targets stay.
     """
 
     crop_fraction: float = 1.0
     rotate_degrees: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
-    saturation: float = 0.0
+    hue: float = 0.0
     shift_px: int = 0
     state_noise_rad: float = 0.0
+
+    @property
+    def is_geometric(self) -> bool:
+        """Whether the base camera is cropped or turned."""
+        return self.crop_fraction < 1 or self.rotate_degrees > 0
+
+    @property
+    def is_jittering(self) -> bool:
+        """Whether colours are moved."""
+        return bool(self.brightness or self.contrast or self.hue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +142,7 @@ OPENPI_AUGMENTATION = AugmentationConfig(
     rotate_degrees=5.0,
     brightness=0.3,
     contrast=0.4,
-    saturation=0.5,
+    hue=0.1,
 )
 
 LORA_FREEZE = FreezeConfig(frozen=(r".*llm.*",), trained=(r".*lora.*",))

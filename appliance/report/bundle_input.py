@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ from appliance.bundle.checks import read_attestation
 from appliance.bundle.facts import read_manifest
 from appliance.bundle.findings import VerifyReport
 from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE, MAX_KEPT_FILE_BYTES
-from appliance.digest import list_files
 from appliance.report.evidence import Evidence, as_list, as_text
 from appliance.report.report_input import ReportInput
 
@@ -20,10 +21,10 @@ def read_bundle_input(
 ) -> ReportInput:
     """What a report on the bundle in ``folder`` is made from; nothing in it is believed.
 
-    The manifest is the signed one where it can be read, else the one in the content. Raises
-    StorageError when the folder cannot be listed.
+    The manifest is the signed one where it can be read, else the one in the content. Links and
+    special files are passed over: the check has named them, and they may lead anywhere.
     """
-    evidence = Evidence({name: folder / name for name in list_files(folder)})
+    evidence = Evidence(_list_regular_files(folder))
     description = evidence.read_mapping(BUNDLE_FILE)
     return ReportInput(
         files=evidence.files,
@@ -37,6 +38,16 @@ def read_bundle_input(
         check=check,
         embed_videos=embed_videos,
     )
+
+
+def _list_regular_files(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            if stat.S_ISREG(path.lstat().st_mode):
+                found[path.relative_to(folder).as_posix()] = path
+    return found
 
 
 def _read_signed(evidence: Evidence) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from appliance.report.svg import (
     make_figure,
     write_text,
 )
-from appliance.report.wording import show_count, show_share
+from appliance.report.wording import count_of, show_count, show_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +239,7 @@ def draw_steps(name: str, steps_by_outcome: dict[str, list[int]], limit: int) ->
         [(outcome, *_spread(steps)) for outcome, steps in rows],
     )
     text = " ".join(
-        f"{outcome}: {len(steps)} episodes, {steps[0]} to {steps[-1]} actions,"
+        f"{outcome}: {count_of(len(steps), 'episode')}, {steps[0]} to {steps[-1]} actions,"
         f" median {steps[len(steps) // 2]}."
         for outcome, steps in rows
     )

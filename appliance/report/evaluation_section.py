@@ -33,7 +33,7 @@ from appliance.report.evidence import (
     as_text,
 )
 from appliance.report.videos import VideoShelf
-from appliance.report.wording import NOT_RECORDED, show_count, show_duration, show_share
+from appliance.report.wording import NOT_RECORDED, count_of, show_count, show_duration, show_share
 
 METRICS = "content/evaluate/metrics.json"
 EPISODES = "content/evaluate/episodes.jsonl"
@@ -147,7 +147,8 @@ def _list_facts(evidence: Evidence, metrics: Mapping[str, Any]) -> Iterator[tupl
     yield (
         "trials",
         Cell(
-            text=f"{as_text(trials.get('mode')) or NOT_RECORDED}; {skipped} scene seeds skipped"
+            text=f"{as_text(trials.get('mode')) or NOT_RECORDED};"
+            f" {count_of(skipped, 'scene seed')} skipped"
             " because the expert could not solve them"
             if as_text(trials.get("mode")) == "expert_checked"
             else as_text(trials.get("mode")) or NOT_RECORDED

@@ -33,7 +33,7 @@ from appliance.report.wording import show_count, show_figure
 
 MOST_ROWS = 60
 FIRST_ROWS = 12
-_ROW_PX = 24.0
+_ROW_PX = 27.0
 _EVENT_PX = 5.0
 
 
@@ -105,7 +105,7 @@ def _choose_rows(episodes: Sequence[EpisodeAnchors], most_rows: int) -> list[Epi
 def _draw_row(
     frame: Frame, each: EpisodeAnchors, bottom: float, most: float, num_stages: int
 ) -> list[Markup]:
-    room = _ROW_PX - 8.0
+    room = _ROW_PX - 12.0
     parts = [
         write_text(frame.left - 6, bottom - 3, str(each.episode), text_anchor="end"),
         draw_line(frame.left, bottom, frame.x.place(each.length), bottom, class_="axis"),
@@ -135,7 +135,7 @@ def _draw_row(
             parts.append(
                 write_text((x1 + x2) / 2, y, str(run.stage), text_anchor="middle", class_=kind)
             )
-    parts += _draw_triangles(frame, each, bottom - room - 1)
+    parts += _draw_triangles(frame, each, bottom - room - 8)
     return parts
 
 

@@ -139,8 +139,12 @@ def _list_facts(plan: Plan, summary: PlanSummary) -> Iterator[tuple[str, Cell]]:
     yield (
         "action horizon",
         Cell(
-            text=f"{settings['action_horizon_H']} frames, windows may run"
-            f" {settings['tail_keep']} frames past an episode's end"
+            text=f"{settings['action_horizon_H']} frames, "
+            + (
+                "windows end inside their episode"
+                if settings["tail_keep"] == 0
+                else f"windows may run {settings['tail_keep']} frames past their episode's end"
+            )
         ),
     )
     yield (
@@ -255,12 +259,12 @@ def _tabulate_exposure(run: Mapping[str, Any], expected: Mapping[str, Any]) -> B
             show_share(as_number(run.get("realized_coverage")), 2),
         ),
         (
-            "draws an anchor seen",
+            "draws for each anchor seen",
             _two_decimals(source.get("exposure_avg_repeat")),
             _two_decimals(run.get("realized_avg_repeat")),
         ),
         ("effective sample size", _one_decimal(source.get("exposure_ESS")), ""),
-        ("draws an effective anchor", _two_decimals(run.get("plan_effective_repeat")), ""),
+        ("draws for each effective anchor", _two_decimals(run.get("plan_effective_repeat")), ""),
     ]
     return make_table(
         "exposure",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class ReportInput:
     bundle path the page itself will have when it is written as a part of a bundle, so that it links
     to its neighbours; None otherwise.
     ``check`` is the outcome of verifying, where that was done. ``stages`` are those of a run folder
-    that is not a bundle yet. ``embed_videos`` puts videos into the page while they have room.
+    that is not a bundle yet. ``replay`` is a replay's verdict document. ``embed_videos`` puts
+    videos into the page while they have room.
     """
 
     files: Mapping[str, Path]
@@ -40,4 +41,5 @@ class ReportInput:
     place: str | None = None
     check: VerifyReport | None = None
     stages: tuple[StageState, ...] = ()
+    replay: Mapping[str, Any] = field(default_factory=dict)
     embed_videos: bool = False

@@ -44,9 +44,9 @@ def make_training_section(evidence: Evidence) -> Section:
         )
     blocks.append(Facts(rows=tuple(_list_facts(evidence, run))))
     curves = {
-        "loss": _read_curve(rows, "loss"),
-        "learning_rate": _read_curve(rows, "learning_rate"),
-        "grad_norm": _read_curve(rows, "grad_norm"),
+        "loss": read_curve(rows, "loss"),
+        "learning_rate": read_curve(rows, "learning_rate"),
+        "grad_norm": read_curve(rows, "grad_norm"),
     }
     if curves["loss"]:
         blocks.append(draw_curve("loss", "Loss", "loss", curves["loss"]))
@@ -66,8 +66,8 @@ def make_training_section(evidence: Evidence) -> Section:
     return Section(name="training", title="Training", blocks=tuple(blocks))
 
 
-def _read_curve(rows: list[Mapping[str, Any]], field: str) -> list[Point]:
-    """The field's values by ascending step."""
+def read_curve(rows: list[Mapping[str, Any]], field: str) -> list[Point]:
+    """The field's values as (step, value), by ascending step; rows without one are left out."""
     points: list[Point] = []
     for row in rows:
         step, value = as_count(row.get("step")), as_number(row.get(field))

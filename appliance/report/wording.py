@@ -11,6 +11,11 @@ def show_count(value: float | None) -> str:
     return NOT_RECORDED if value is None else f"{value:,.0f}".replace(",", "\u202f")
 
 
+def count_of(number: int, noun: str) -> str:
+    """``1 episode``, ``2 episodes``."""
+    return f"{show_count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def show_share(value: float | None, digits: int = 1) -> str:
     """A fraction in per cent: ``92.5 %``."""
     return NOT_RECORDED if value is None else f"{100 * value:.{digits}f}\u00a0%"

@@ -29,7 +29,7 @@ from appliance.simulator.faults import UnplayableTrialError
 from appliance.simulator.process import CALL_TIMEOUT_S, Child, Failure, SimulatorClient
 from appliance.simulator.renderer import DRIVER_VARIABLES, find_renderer, private_libraries
 from appliance.simulator.spec import CAMERAS
-from appliance.simulator.values import ExpertOutcome, Observation, StepResult
+from appliance.simulator.values import Demonstration, ExpertOutcome, Observation, StepResult
 from appliance.streams import stream_seed
 
 CODE_FOLDERS = ("envs", "description", "task_config", "script")
@@ -170,6 +170,17 @@ class CheckoutProcess(SimulatorClient):
             start_timeout_s=start_timeout_s,
         )
         self._spec = spec
+
+    def demonstrate(self, seed: int, instruction_type: str = "seen") -> Demonstration:
+        """Refused: demonstrations are recorded with the checkout's own collect_data.sh."""
+        raise SimulatorError(
+            f"seed {seed}: a RoboTwin checkout is evaluated here, not recorded. Use its own"
+            " collect_data.sh, or the installed runtime."
+        )
+
+    def digest_physics(self) -> str:
+        """Refused: the checkout's scene is not looked into."""
+        raise SimulatorError("the physics of a RoboTwin checkout is not digested here.")
 
     def _launch(self, log_path: Path) -> tuple[Child, Connection]:
         check_layout(self._spec.root)

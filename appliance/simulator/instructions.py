@@ -49,6 +49,24 @@ def draw_instruction(
     return str(replace(templates[0], filled, draw))
 
 
+def check_instructions(task: str) -> None:
+    """Raise SimulatorError, naming the file, unless the task has templates of both types."""
+    name = f"description/task_instruction/{task}.json"
+    try:
+        templates = _templates(task)
+        missing = [kind for kind in INSTRUCTION_TYPES if not templates[kind]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SimulatorError(
+            f"task {task}: its instruction file {name} is missing or unreadable ({error}). Install"
+            " rlinf-robotwin-runtime again (`make setup`)."
+        ) from error
+    if missing:
+        raise SimulatorError(
+            f"task {task}: its instruction file {name} has no {' and no '.join(missing)} templates."
+            " Install rlinf-robotwin-runtime again (`make setup`)."
+        )
+
+
 def _templates(task: str) -> Any:
     """A task's language data: ours from this package, the others from RoboTwin's."""
     if task not in OWN_TASKS:

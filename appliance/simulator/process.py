@@ -32,7 +32,7 @@ from appliance.simulator.values import (
     StepResult,
 )
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 600.0
 CALL_TIMEOUT_S = 600.0
 LARGEST_SEED = 2**32 - 1
 _CLOSE_TIMEOUT_S = 2.0

@@ -23,7 +23,7 @@ from appliance.simulator.adapter import (
     unstable_error,
 )
 from appliance.simulator.faults import UnplayableTrialError
-from appliance.simulator.instructions import draw_instruction
+from appliance.simulator.instructions import check_instructions, draw_instruction
 from appliance.simulator.spec import SimulatorSpec
 from appliance.simulator.values import Demonstration, ExpertOutcome, Observation, StepResult
 
@@ -45,6 +45,7 @@ class Session:
     def __init__(self, spec: SimulatorSpec, renderer: str) -> None:
         self._spec = spec
         self._renderer = renderer
+        check_instructions(spec.task)
         self._robotwin = RoboTwin(spec)
         check_rendering()
         self._unstable = unstable_error()

@@ -27,11 +27,10 @@ from appliance.errors import BundleNotIntactError
 from appliance.files import write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
-from appliance.report.page import write_report
 from appliance.report.report_input import REPORT_FILE, ReportInput
 from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
-from appliance.stages.definition import CONTENT, OBSERVED
+from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
 from appliance.stages.pins import checkout_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.registry import stages_for
@@ -47,6 +46,7 @@ class BundleResult:
 
     path: Path
     content_digest: str
+    attestation_sha256: str
     key_id: str
     success_rate: float | None
     summary: tuple[tuple[str, str], ...]
@@ -61,12 +61,14 @@ def make_bundle(
     *,
     key_dir: Path | None,
     signer: Callable[[], SigningKey],
+    with_checkpoints: bool = False,
 ) -> BundleResult:
     """Write and sign the bundle of finished stages, or find that it is there and intact.
 
-    ``signer`` is asked for the key of ``key_dir`` only when there is something to sign. Raises
-    SigningKeyError, StorageError, and BundleNotIntactError if what was written does not verify (a
-    defect of this machine's disk or memory).
+    ``signer`` is asked for the key of ``key_dir`` only when there is something to sign.
+    ``with_checkpoints`` puts the stages' large files in too; a bundle that has them keeps them.
+    Raises SigningKeyError, StorageError, and BundleNotIntactError if what was written does not
+    verify (a defect of this machine's disk or memory).
     """
     places = {name: folder.stage_dir(name, receipt.key) for name, receipt in receipts.items()}
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".bundle.", suffix=".tmp") as scratch:
@@ -81,15 +83,20 @@ def make_bundle(
         )
         target = folder.bundles_dir / digest.rpartition(":")[2][:KEY_LENGTH]
         found = _find_intact(target, digest, key_dir)
-        written = found is None or not _same_receipts(target, places)
+        artifacts = _artifacts(places) if with_checkpoints else {}
+        complete = not artifacts or (target / ARTIFACTS).is_dir()
+        written = found is None or not complete or not _same_receipts(target, places)
         if written:
             set_aside(target, "replaced")
+            from appliance.report.page import write_report
+
             page = Path(scratch) / REPORT_FILE
             write_report(_report_input(manifest, digest, content, observed), page)
             sources = BundleSources(
                 name=manifest.name,
                 content=content,
                 observed={**observed, REPORT_FILE: page},
+                artifacts=artifacts,
                 manifest=manifest.as_dict(),
                 lock=lock.to_dict(),
                 steps=_describe_steps(manifest, receipts, sha256_file(asked)),
@@ -108,6 +115,7 @@ def make_bundle(
     return BundleResult(
         path=target,
         content_digest=digest,
+        attestation_sha256=str(found.attestation_sha256),
         key_id=found.key_id,
         success_rate=found.claims.success_rate,
         summary=tuple(describe_claims(found.claims)),
@@ -171,6 +179,14 @@ def _observed_files(folder: RunFolder, places: Mapping[str, Path]) -> dict[str, 
     for name, place in places.items():
         files[f"receipts/{name}.json"] = place / RECEIPT_FILE
         files |= collect_files(place / OBSERVED, name)
+    return files
+
+
+def _artifacts(places: Mapping[str, Path]) -> dict[str, Path]:
+    """The stages' large files, by their path below ``artifacts/`` in a bundle."""
+    files: dict[str, Path] = {}
+    for name, place in places.items():
+        files |= collect_files(place / ARTIFACTS, name)
     return files
 
 

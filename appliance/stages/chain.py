@@ -41,7 +41,7 @@ class RunOptions:
     ``cache_dir`` None switches the shared cache off. ``scratch_dir`` holds compiled programs and
     the like, ``facts_dir`` what images were found to hold; ``key_dir`` None is the user's own key
     folder, ``passphrase`` asks for the words an encrypted key there needs. ``engine`` None is the
-    manifest's.
+    manifest's. ``with_checkpoints`` puts the checkpoints into the bundle.
     """
 
     run_dir: Path
@@ -51,6 +51,7 @@ class RunOptions:
     facts_dir: Path | None = None
     engine: EngineName | None = None
     passphrase: Passphrase | None = None
+    with_checkpoints: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,7 @@ def run_chain(
             chain.results,
             key_dir=options.key_dir,
             signer=chain.signer,
+            with_checkpoints=options.with_checkpoints,
         )
     unmet = find_unmet_expectations(
         manifest, content_digest=bundle.content_digest, success_rate=bundle.success_rate

@@ -35,7 +35,7 @@ def declare_before_training(
     Work that began without a declaration gets none: it would not be true. Raises SigningKeyError
     and StorageError.
     """
-    if place.is_dir() and any(path.is_file() for path in place.rglob("*")):
+    if _has_begun(place):
         return
     moment = datetime.datetime.now(datetime.UTC)
     data = sign_preregistration(
@@ -46,3 +46,11 @@ def declare_before_training(
         key=signer(),
     )
     write_atomic(place / DECLARATION, data, doing="declaring the claim before training")
+
+
+def _has_begun(place: Path) -> bool:
+    """Whether anything but what a killed write left lies there."""
+    return place.is_dir() and any(
+        path.is_file() and not (path.name.startswith(".") and path.name.endswith(".tmp"))
+        for path in place.rglob("*")
+    )

@@ -11,7 +11,7 @@ import argparse
 import importlib
 import sys
 
-BENCHMARKS = ("plan_speed", "train_speed")
+BENCHMARKS = ("plan_speed", "train_speed", "evaluation_speed", "serving_speed", "verify_speed")
 
 
 def run(names: list[str]) -> bool:

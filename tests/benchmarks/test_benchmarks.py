@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import evaluation_speed
 from tests.benchmarks.__main__ import BENCHMARKS, run
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.plan_speed import EVERYTHING, run_alone
+from tests.benchmarks.serving_speed import measure_coding, measure_queries, serving
 from tests.training.small_run import make_norm_stats, make_request
 
 
@@ -23,6 +25,32 @@ def test_a_plan_is_measured_in_a_process_of_its_own(parameters: dict[str, object
 def test_statistics_and_fingerprints_are_measured() -> None:
     assert run_alone("norm_stats", 2_000)["seconds"] > 0
     assert run_alone("fingerprint", 20_000)["plain_seconds"] > 0
+
+
+def test_only_the_cameras_a_policy_reads_are_rendered_at_its_size_once_a_query() -> None:
+    """Counted where SAPIEN renders, in RoboTwin's own step path."""
+    measured = evaluation_speed.run_alone("steps", ["cam_left_wrist"], [32, 24], 4)
+    assert measured["pictures"] == {"left_camera 32x24": 2}, "at reset and after the actions"
+    assert measured["actions"] == 4
+    assert measured["physics_ms"] > 0
+
+
+def test_queries_over_the_wire_are_measured() -> None:
+    assert measure_coding(1) > 0
+    with serving() as url:
+        found = measure_queries(url, 2)
+    assert min(found["policy_ms"], found["alone_ms"]) > 0
+    assert found["together_ms"] > 0
+
+
+def test_verification_is_measured_on_a_bundle_with_a_checkpoint() -> None:
+    from tests.benchmarks import verify_speed
+
+    figures = verify_speed.main(size_bytes=48 << 20, archived_bytes=8 << 20)
+    memory_mb = figures[0].value
+    assert 10 < memory_mb < verify_speed.MEMORY_LIMIT_MB
+    assert figures[1].value > 0.5
+    assert figures[2].holds
 
 
 @pytest.mark.slow

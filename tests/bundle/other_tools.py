@@ -60,7 +60,7 @@ def model_signing_accepts(bundle: Path, key: Path, scratch: Path) -> bool:
 
 def in_toto_accepts(bundle: Path, key: Path, scratch: Path) -> bool:
     """``in-toto-verify`` over layout, links and a copy of ``content/``."""
-    copy = scratch / "copy"
+    copy = scratch / "in-toto-copy"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(bundle / "content", copy / "content", symlinks=True)
     links = bundle / "attestations" / "in-toto"

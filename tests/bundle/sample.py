@@ -128,7 +128,8 @@ def make_steps(content: Mapping[str, bytes], registration: bytes) -> list[Step]:
         inputs = dict(shared)
         if name == "train":
             products["train/artifacts/checkpoints/20/params.bin"] = sha256_bytes(b"parameters")
-            inputs[f"train/observed/{PREREGISTRATION_FILE}"] = sha256_bytes(registration)
+            place = f"train/observed/{PREREGISTRATION_FILE}"
+            inputs[place] = products[place] = sha256_bytes(registration)
         steps.append(
             Step(
                 name=name,
@@ -152,6 +153,7 @@ def make_bundle(
     manifest: Mapping[str, Any] | None = None,
     metadata: RunMetadata | None = None,
     declared: Mapping[str, Any] | None = None,
+    registered_on: str | None = None,
     name: str = "bundle",
 ) -> BundleIdentity:
     """A bundle at ``base/name``, signed with the key in ``base/keys`` unless another is given.
@@ -165,11 +167,11 @@ def make_bundle(
         manifest=MANIFEST if declared is None else declared,
         lock=LOCK,
         upstream={"plan": f"sha256-tree-v1:{PLAN_SHA256}"},
-        registered_on="2026-01-01T01:59:00Z",
+        registered_on=registered_on or "2026-01-01T01:59:00Z",
         key=signer,
     )
     seen = dict(observed_files() if observed is None else observed)
-    if observed is None or declared is not None:
+    if observed is None or declared is not None or registered_on is not None:
         seen[REGISTRATION] = registration
     is_whole = set(content_files()) <= set(whole)
     return write_bundle(

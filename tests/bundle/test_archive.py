@@ -12,7 +12,9 @@ import pytest
 
 from appliance.bundle import archive as room
 from appliance.bundle.archive import ArchiveError, pack_bundle, read_members, unpack_bundle
+from appliance.bundle.assemble import BundleSources, write_bundle
 from appliance.bundle.findings import Verdict
+from appliance.bundle.keys import load_or_create_key
 from appliance.bundle.layout import BundleContentError
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import digest_files, sha256_bytes, sha256_file
@@ -31,8 +33,14 @@ def names_of(path: Path) -> list[str]:
     return [member.name for member in read_members(path)]
 
 
+def compress(data: bytes) -> bytes:
+    """As gzip, with the one header, so that only what a test is about is wrong."""
+    packed = gzip.compress(data, mtime=0)
+    return room.GZIP_HEADER + packed[len(room.GZIP_HEADER) :]
+
+
 def repack(path: Path, target: Path, edit: Callable[[bytes], bytes]) -> Path:
-    target.write_bytes(gzip.compress(edit(gzip.decompress(path.read_bytes())), mtime=0))
+    target.write_bytes(compress(edit(gzip.decompress(path.read_bytes()))))
     return target
 
 
@@ -42,7 +50,7 @@ def write_tar(target: Path, entries: list[tuple[tarfile.TarInfo, bytes]], form: 
         for info, data in entries:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    target.write_bytes(gzip.compress(buffer.getvalue(), mtime=0))
+    target.write_bytes(compress(buffer.getvalue()))
     return target
 
 
@@ -206,6 +214,37 @@ def test_random_damage_is_never_taken_for_intact(
         assert not verify_bundle(path, key_dir=pristine / "keys").intact
 
 
+def test_every_bit_of_the_compressed_header_counts(packed: Path, tmp_path: Path) -> None:
+    data = packed.read_bytes()
+    for bit in range(8 * 10):
+        spoiled = bytearray(data)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "bad.tar.gz").write_bytes(spoiled)
+        with pytest.raises(ArchiveError, match="header"):
+            names_of(tmp_path / "bad.tar.gz")
+
+
+def test_bundle_with_a_large_empty_file_is_not_taken_for_a_bomb(tmp_path: Path) -> None:
+    """What was packed can be unpacked, however well it would compress."""
+    key = load_or_create_key(tmp_path / "keys")
+    (tmp_path / "manifest.json").write_bytes(b"{}")
+    with (tmp_path / "empty").open("wb") as stream:
+        stream.truncate(80 << 20)
+    sources = BundleSources(
+        name="x",
+        content={"manifest.json": tmp_path / "manifest.json"},
+        observed={},
+        artifacts={"empty": tmp_path / "empty"},
+        manifest={},
+        lock={},
+    )
+    write_bundle(tmp_path / "bundle", sources, key)
+    pack_bundle(tmp_path / "bundle", tmp_path / "a.tar.gz")
+    assert verify_bundle(tmp_path / "a.tar.gz", key_dir=tmp_path / "keys").trusted
+    unpack_bundle(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert digest_files(tmp_path / "out") == digest_files(tmp_path / "bundle")
+
+
 def test_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
     info = entry("audit-bundle/bomb")
     info.size = 1 << 38
@@ -215,6 +254,8 @@ def test_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
         for _ in range(160):
             stream.write(machine.compress(bytes(1 << 20)))
         stream.write(machine.flush())
+        stream.seek(0)
+        stream.write(room.GZIP_HEADER)
     with pytest.raises(NotABundleError, match="far more"):
         unpack_bundle(tmp_path / "bomb.tar.gz", tmp_path / "out")
     report = verify_bundle(tmp_path / "bomb.tar.gz", key_dir=tmp_path)
@@ -224,7 +265,7 @@ def test_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
 def test_long_pax_header_is_not_read_into_memory(tmp_path: Path) -> None:
     info = entry("audit-bundle/x", tarfile.XHDTYPE)
     info.size = 1 << 30
-    data = zlib.compress(info.tobuf(tarfile.USTAR_FORMAT) + bytes(1 << 16), wbits=31)
+    data = compress(info.tobuf(tarfile.USTAR_FORMAT) + bytes(1 << 16))
     (tmp_path / "bad.tar.gz").write_bytes(data)
     with pytest.raises(ArchiveError, match="too long"):
         names_of(tmp_path / "bad.tar.gz")

@@ -6,11 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from appliance.bundle.keys import PUBLIC_KEY_FILE, load_or_create_key
+from appliance.digest import digest_files
+from tests.bundle.other_tools import seed_crate_cache
 
 NEEDED = ("sh", "python3", "openssl", "sha256sum", "find", "diff")
 pytestmark = pytest.mark.skipif(
@@ -18,11 +21,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_commands(bundle: Path, key: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+OWN_BLOCKS = 3
+OTHER_BLOCKS = 4
+
+
+def run_commands(
+    bundle: Path, key: Path, tmp_path: Path, *, others: bool = False
+) -> subprocess.CompletedProcess[str]:
     text = (bundle / "VERIFY.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
-    environment = {**os.environ, "KEY": str(key), "TMPDIR": str(tmp_path)}
+    assert len(blocks) == OWN_BLOCKS + OTHER_BLOCKS
+    if not others:
+        blocks = blocks[:OWN_BLOCKS]
+    tools = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "KEY": str(key),
+        "TMPDIR": str(tmp_path),
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "https_proxy": "http://127.0.0.1:9",
+    }
     return subprocess.run(
         ["sh", "-e", "-c", "\n".join(blocks)],
         cwd=bundle,
@@ -42,6 +60,26 @@ def test_commands_accept_the_untouched_bundle(pristine: Path, tmp_path: Path) ->
     key_id = load_or_create_key(pristine / "keys").key_id
     assert lines[1:] == [f"{key_id}  -"]
     assert key_id in (pristine / "bundle" / "VERIFY.md").read_text(encoding="utf-8")
+
+
+def test_commands_of_the_other_programs_accept_the_untouched_bundle(
+    bundle: Path, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand there; the vocabulary is laid where the first call would keep it."""
+    before = digest_files(bundle)
+    seed_crate_cache(tmp_path / "seed")
+    wrapper = tmp_path / "bin" / "mktemp"
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        f'#!/bin/sh\nout=$({shutil.which("mktemp")} "$@") &&'
+        f' cp "{tmp_path}/seed.sqlite" "$out/vocabulary.sqlite" && echo "$out"\n'
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}")
+    done = run_commands(bundle, pristine / "keys" / PUBLIC_KEY_FILE, tmp_path, others=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Verification succeeded" in done.stdout
+    assert digest_files(bundle) == before
 
 
 @pytest.mark.parametrize("change", ["edit", "add", "remove", "attestation", "key"])

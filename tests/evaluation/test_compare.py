@@ -130,6 +130,13 @@ def test_the_pictures_a_policy_reads_are_its_own_affair(tmp_path: Path) -> None:
     assert compare(first, second).is_paired
 
 
+def test_simulators_of_other_code_are_compared_with_a_note(tmp_path: Path) -> None:
+    simulator = {"name": "robotwin-checkout", "embodiment": "aloha-agilex", "checkout": "sha256:1"}
+    first = evaluate_failing(tmp_path / "a", [], simulator=simulator)
+    second = evaluate_failing(tmp_path / "b", [], simulator={**simulator, "checkout": "sha256:2"})
+    assert "The simulators differ in checkout." in compare(first, second).sentence
+
+
 def test_noise_that_was_not_controlled_is_said(tmp_path: Path, trained: Path) -> None:
     other = evaluate_failing(tmp_path / "other", [])
     metrics = json.loads((other / "metrics.json").read_text())

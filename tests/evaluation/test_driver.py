@@ -351,6 +351,34 @@ def test_a_machine_on_which_nothing_works_is_not_written_down_as_the_policys_fai
     assert journal.count('"kind": "check"') == (0 if name == "expert_check" else 4)
 
 
+def test_failures_count_when_something_worked_before_the_evaluation_was_stopped(
+    tmp_path: Path,
+) -> None:
+    """An interrupted run ends like an uninterrupted one, also when only failing trials are left."""
+
+    def fail(name: str, seed: int) -> None:
+        if name == "reset" and seed > 1:
+            raise UnplayableTrialError(f"seed {seed} cannot be played")
+
+    def stop(done: int, total: int, text: str) -> None:
+        raise KeyboardInterrupt
+
+    world = World(before_call=fail)
+    options: dict[str, Any] = {"trials": (1, 2, 3, 4), "episodes": 4}
+    run_evaluation(tmp_path / "calm", world=world, **options)
+    folders = {name: tmp_path / "stopped" / name.removesuffix("_dir") for name in FOLDERS}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(
+            make_request(**options),
+            NoisePolicy(),
+            lambda number: FakeSimulator(world),
+            on_progress=stop,
+            **folders,
+        )
+    run_evaluation(tmp_path / "stopped", world=world, **options)
+    assert read_content(tmp_path / "stopped") == read_content(tmp_path / "calm")
+
+
 def test_early_failures_count_once_something_has_worked_or_all_is_done(tmp_path: Path) -> None:
     for seeds in ((1, 2), (1, 2, 3)):
 
@@ -441,6 +469,8 @@ def test_observed_files_have_robotwins_form_and_the_seconds(tmp_path: Path) -> N
     metrics = json.loads((observed / "_metrics.json").read_text())
     assert metrics["eval_time_sec"] >= 0
     assert metrics["simulator_versions"] == {"runtime": "in memory"}
+    lines = (observed / "episodes.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == metrics["episode_rows"]
     for row, record in zip(metrics["episode_rows"], read_rows(content), strict=True):
         assert {key: row[key] for key in record} == record
         name = f"videos/episode_{row['episode']}_seed{row['seed']}_{row['outcome']}.mp4"

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import colorsys
+import math
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from appliance.norm_stats.files import NormStats
 from appliance.policy.augment import (
     augment_batch,
+    bend_contrast,
     build_state_noise,
     crop_and_rotate,
     jitter_colours,
+    join_colours,
     shift_image,
+    split_colours,
 )
 from appliance.policy.observation import Observation
 from appliance.policy.parameters import make_key
@@ -73,14 +79,15 @@ def test_the_same_key_augments_alike_and_each_picture_differently() -> None:
     for name, images in first.images.items():
         assert_array_equal(images, again.images[name])
         assert np.abs(np.asarray(images[0] - images[1])).max() > 0.01
-        assert np.abs(np.asarray(images)).max() <= 1.0
+        assert np.abs(np.asarray(images)).max() <= 1.0 + 1e-5
 
 
 def test_only_the_base_camera_is_cropped_and_turned() -> None:
-    config = replace(OPENPI_AUGMENTATION, brightness=0.0, contrast=0.0, saturation=0.0)
+    config = replace(OPENPI_AUGMENTATION, brightness=0.0, contrast=0.0, hue=0.0)
     actions = jnp.ones((3, 16, TINY.model.action_dim))
     out, _ = augment_batch(make_key(1), make_batch(), actions, config, None)
-    assert_array_equal(out.images["left_wrist_0_rgb"], make_batch().images["left_wrist_0_rgb"])
+    same = make_batch().images["left_wrist_0_rgb"]
+    assert_allclose(out.images["left_wrist_0_rgb"], same, atol=1e-6)
     assert np.abs(out.images["base_0_rgb"] - make_batch().images["base_0_rgb"]).max() > 0.01
 
 
@@ -89,12 +96,56 @@ def test_a_crop_of_everything_without_rotation_is_the_picture_itself() -> None:
     assert_allclose(crop_and_rotate(make_key(0), image, 1.0, 0.0), image, atol=1e-5)
 
 
+def test_a_crop_keeps_its_share_and_stays_inside_where_it_is_not_turned() -> None:
+    """The columns of a picture that counts them, after a crop, are crop / size apart."""
+    height, width = 20, 40
+    columns = jnp.broadcast_to(jnp.arange(width) / width, (height, width))
+    image = jnp.stack([columns] * 3, axis=-1)
+    for seed in range(10):
+        out = np.asarray(crop_and_rotate(make_key(seed), image, 0.9, 0.0))[10, :, 0] * width
+        assert_allclose(np.diff(out)[1:-1], 36 / 40, atol=1e-3)
+        assert 0 <= out[1] <= out[-2] <= width
+
+
+def test_a_turned_picture_is_black_where_nothing_is() -> None:
+    keys = jax.random.split(make_key(0), 8)
+    turn = jax.vmap(lambda key: crop_and_rotate(key, jnp.ones((20, 20, 3)), 1.0, 45.0))
+    out = np.asarray(turn(keys))
+    assert_allclose(out[:, 10, 10], 1)
+    assert out.min() == 0
+
+
 def test_no_jitter_is_the_picture_itself_and_grey_stays_grey() -> None:
-    image = make_image()
+    image = make_image() / 2 + 0.5
     assert_allclose(jitter_colours(make_key(0), image, OFF), image, atol=1e-6)
     grey = jnp.full((4, 4, 3), 0.2)
-    out = np.asarray(jitter_colours(make_key(3), grey, OPENPI_AUGMENTATION))
-    assert_allclose(out, np.broadcast_to(out[..., :1], out.shape), atol=1e-6)
+    outs = [np.asarray(jitter_colours(make_key(s), grey, OPENPI_AUGMENTATION)) for s in range(8)]
+    for out in outs:
+        assert_allclose(out, np.broadcast_to(out[..., :1], out.shape), atol=1e-6)
+    changed = [bool(np.abs(out - 0.2).max() > 1e-4) for out in outs]
+    assert 0 < sum(changed) < 8
+
+
+def test_colours_split_and_join_again() -> None:
+    image = jnp.asarray(np.random.default_rng(3).uniform(0, 1, (30, 30, 3)), jnp.float32)
+    image = image.at[0].set(0.0).at[1].set(0.4)
+    hue, saturation, value = split_colours(image)
+    assert_allclose(join_colours(hue, saturation, value), image, atol=1e-6)
+    for red, green, blue in ((9, 4, 1), (0, 9, 3), (7, 5, 9), (9, 1, 4)):
+        pixel = (red / 9, green / 9, blue / 9)
+        found = [float(part[0, 0]) for part in split_colours(jnp.array([[pixel]]))]
+        assert_allclose([found[0] % 1, *found[1:]], colorsys.rgb_to_hsv(*pixel), atol=1e-6)
+
+
+def test_contrast_bends_about_the_middle_and_keeps_the_ends() -> None:
+    values = jnp.linspace(0, 1, 101)
+    for contrast in (-0.4, -0.1, 1e-4, 0.4):
+        bent = np.asarray(bend_contrast(values, jnp.float32(contrast)))
+        assert_allclose(bent[[0, 50, 100]], [0, 0.5, 1], atol=1e-6)
+        assert_allclose(bent + bent[::-1], 1, atol=1e-5)
+        assert (np.diff(bent) > 0).all()
+        slope = (bent[51] - bent[49]) / 0.02
+        assert slope == pytest.approx(math.tan((contrast + 1) * math.pi / 4), rel=1e-3)
 
 
 def test_state_noise_leaves_the_absolute_joint_targets_where_they_were(

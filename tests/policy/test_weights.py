@@ -16,32 +16,15 @@ from numpy.typing import NDArray
 from appliance.digest import digest_files, sha256_file, tree_digest
 from appliance.errors import CheckpointError
 from appliance.policy.checkpoint import save_params
-from appliance.policy.config import GEMMA_VARIANTS, LoraConfig, Pi0Config, SiglipConfig
+from appliance.policy.config import Pi0Config
 from appliance.policy.initialization import init_leaf, init_params
 from appliance.policy.parameters import abstract_params, flatten_params, nest_params
 from appliance.policy.presets import LORA_FREEZE, PRESETS, TrainConfig
 from appliance.policy.weights import infer_kind, load_weights, paligemma_shapes
 from appliance.training.objective import initial_params
 from appliance.training.request import InitialWeights
+from tests.policy.small_models import ADAPTED, PLAIN, random_leaves
 
-LORA = LoraConfig(rank=4, alpha=4.0)
-DUMMY = GEMMA_VARIANTS["dummy"]
-EXPERT = replace(DUMMY, width=32, mlp_dim=48)
-PLAIN = Pi0Config(
-    paligemma=DUMMY,
-    action_expert=EXPERT,
-    vision=SiglipConfig(width=32, depth=2, mlp_dim=48, num_heads=2, patch_size=14),
-    vocabulary=64,
-    image_size=(28, 28),
-    action_horizon=4,
-    max_token_len=8,
-    dtype="float32",
-)
-ADAPTED = replace(
-    PLAIN,
-    paligemma=replace(DUMMY, attention_lora=LORA, mlp_lora=LORA),
-    action_expert=replace(EXPERT, attention_lora=LORA, mlp_lora=LORA),
-)
 # Keys and shapes of the published paligemma-3b-pt-224.npz.
 PALIGEMMA_3B = """
 params/img/Transformer/encoder_norm/bias 1152
@@ -95,15 +78,6 @@ def write_openpi(folder: Path, leaves: dict[str, NDArray[Any]]) -> InitialWeight
 def write_archive(path: Path, arrays: dict[str, NDArray[Any]]) -> InitialWeights:
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return InitialWeights(checkpoint=path, sha256=sha256_file(path))
-
-
-def random_leaves(model: Pi0Config, seed: int) -> dict[str, NDArray[Any]]:
-    """Non-zero numbers everywhere, so that no leaf can be taken for another."""
-    generator = np.random.default_rng(seed)
-    shapes = flatten_params(abstract_params(model))
-    return {
-        path: generator.normal(size=leaf.shape).astype(np.float32) for path, leaf in shapes.items()
-    }
 
 
 def make_archive_arrays(seed: int = 0) -> dict[str, NDArray[Any]]:

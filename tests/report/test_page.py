@@ -76,7 +76,7 @@ def test_figures_of_the_run_are_on_the_page(files: Files) -> None:
         "66.7 %",
         "4 of 6 episodes",
         "773 488 trained parameters",
-        "expert_checked; 1 scene seeds skipped",
+        "expert_checked; 1 scene seed skipped",
         "58" * 32,
         "2 min 25 s, in 2 sessions",
         "0.5 times the peak",

@@ -21,7 +21,6 @@ from appliance.policy.presets import PRESETS
 from tests.conftest import ROOT
 
 CONFIG = PRESETS["pi0_tiny_aloha_robotwin"]
-START_TIMEOUT_S = 120
 
 
 def make_norm_stats() -> NormStats:
@@ -69,7 +68,7 @@ def serving(checkpoint: Path, *options: str) -> Iterator[ServerProcess]:
         yield ServerProcess(process, said["url"], said["policy"])
     finally:
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
 
 
 @pytest.fixture(scope="session")

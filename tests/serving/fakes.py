@@ -88,13 +88,13 @@ def running_server(
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield place["url"]
     finally:
         loop, stop = place["stop"]
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(stop)
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -131,4 +131,4 @@ def foreign_server(
             yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         finally:
             server.shutdown()
-            thread.join(20)
+            thread.join(60)

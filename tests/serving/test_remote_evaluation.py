@@ -22,7 +22,7 @@ DESCRIPTION = ServerDescription(
 
 
 def open_policy(url: str) -> RemotePolicy:
-    return RemotePolicy(url, action_horizon=3, connect_timeout_s=5, answer_timeout_s=5)
+    return RemotePolicy(url, action_horizon=3, connect_timeout_s=30, answer_timeout_s=30)
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

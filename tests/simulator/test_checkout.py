@@ -162,6 +162,13 @@ def test_the_checkout_says_what_its_results_depend_on(checkout: CheckoutProcess)
     assert described["packages"]["nvidia-curobo"] is None
 
 
+def test_what_a_checkout_is_not_asked_for_is_said(checkout: CheckoutProcess) -> None:
+    with pytest.raises(SimulatorError, match=r"collect_data\.sh"):
+        checkout.demonstrate(100000)
+    with pytest.raises(SimulatorError, match="not digested"):
+        checkout.digest_physics()
+
+
 def test_the_worker_runs_in_the_named_environment_without_our_variables(
     checkout: CheckoutProcess, python: Path
 ) -> None:

@@ -18,17 +18,15 @@ from appliance.policy.checkpoint import digest_leaves, read_leaves
 from appliance.policy.initialization import init_params
 from appliance.policy.parameters import flatten_params, nest_params
 from appliance.policy.presets import PRESETS
-from appliance.policy.tokenizer import SentencePieceTokenizer
 from appliance.policy.weights import paligemma_shapes
 from appliance.stages.bundle import identity_of
 from appliance.stages.cache import StageCache
 from appliance.stages.decide import Action, decide_chain
-from appliance.stages.definition import StageContext
-from appliance.stages.evaluate import _make_tokenizer
 from appliance.stages.execute import execute_stage, load_run
 from appliance.stages.pins import named_files
 from appliance.stages.registry import stages_for
 from appliance.stages.run_folder import RunFolder
+from appliance.stages.trained_policy import find_after_training, open_policy
 from tests.cli.prepare_run import prepare
 from tests.policy.small_tokenizer import train_tokenizer
 
@@ -117,20 +115,16 @@ def test_evaluation_reads_prompts_with_the_named_model(
 ) -> None:
     path = write_manifest((STEPS, train_part(files.params, files.tokenizer)))
     folder = prepare(path, tmp_path / "run")
+    places = run_stages(folder, "dataset", "plan", "norm_stats", "train")
     run = load_run(folder.path)
-    context = StageContext(
-        manifest=run.manifest,
-        manifest_dir=run.manifest_dir,
-        dataset_root=run.dataset_root,
-        inputs={},
-        folder=tmp_path / "stage",
-        scratch_dir=tmp_path,
-        progress=quiet,
+    trained = find_after_training(
+        run.manifest, places["train"], places["norm_stats"], 0, manifest_dir=run.manifest_dir
     )
-    assert isinstance(_make_tokenizer(context, TINY), SentencePieceTokenizer)
+    opened = open_policy(trained, sampling_steps=1)
+    assert opened.identity["tokenizer"] == f"sentencepiece:{sha256_file(files.tokenizer)}"
     files.tokenizer.write_bytes(b"another")
     with pytest.raises(CheckpointError, match="tokenizer model has SHA-256"):
-        _make_tokenizer(context, TINY)
+        open_policy(trained, sampling_steps=1)
 
 
 def decisions(folder: RunFolder) -> dict[str, tuple[Action, tuple[str, ...]]]:

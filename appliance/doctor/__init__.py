@@ -1,0 +1,1 @@
+"""What this machine has of what a command needs: one line a check, with the fix."""
