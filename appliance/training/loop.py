@@ -57,6 +57,7 @@ from appliance.training.timing import SessionLog, Stopwatch
 
 logger = logging.getLogger(__name__)
 
+LOGGED = ("loss", "grad_norm", "param_norm", "learning_rate")
 NOT_MODEL_INPUT = ("row", "action_is_pad")
 SAVE_SHARE = 20.0
 """Resume points are at least this many times their own saving time apart."""
@@ -290,7 +291,7 @@ class IntervalLog:
         """Add the figures of the step that made ``done``."""
         self.kept.append(figures)
         if done % self.interval == 0:
-            means = {name: np.mean([each[name] for each in self.kept]) for name in figures}
+            means = {name: np.mean([each[name] for each in self.kept]) for name in LOGGED}
             shown = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
             logger.info("step %d (mean of %d): %s", done, len(self.kept), shown)
             self.kept.clear()

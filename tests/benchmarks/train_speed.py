@@ -281,10 +281,19 @@ def measure_sampler(num_items: int) -> list[Figure]:
     weighted = CounterStream(num_items=num_items, batch_size=32, seed=1, weights_N=weights)
     build_s = time.process_time() - begun_s
     shuffled = CounterStream(num_items=num_items, batch_size=32, seed=1)
-    places = [0, num_items - 16, *rng.integers(0, 1 << 40, 200).tolist()]
+    places = [0, num_items - 16, *rng.integers(0, 1 << 40, 100).tolist()]
     figures = []
     for name, stream in (("weighted", weighted), ("an epoch's end among them", shuffled)):
-        spent = [processor_time(lambda s=stream, p=place: s.draw(p, 32)) for place in places]
+        # Of three draws far apart the quickest: a busy machine slows one, a slow place all three.
+        spent = [
+            min(
+                processor_time(
+                    lambda s=stream, p=place + far * 1_000_003 * num_items: s.draw(p, 32)
+                )
+                for far in range(3)
+            )
+            for place in places
+        ]
         figures.append(
             Figure(
                 name=f"32 draws anywhere at {num_items:,} anchors, {name}",

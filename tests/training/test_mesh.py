@@ -59,7 +59,7 @@ def runs(
 
 
 def curve(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "content" / "curve.jsonl").open()]
+    return [json.loads(line) for line in read_content(out)["curve.jsonl"].splitlines()]
 
 
 def session(out: Path) -> dict[str, Any]:

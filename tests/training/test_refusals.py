@@ -136,7 +136,7 @@ def test_every_log_interval_the_mean_figures_are_logged(
     with caplog.at_level(logging.INFO, logger="appliance.training.loop"):
         run(make_request(assets, config=replace(CONFIG, log_interval=3)), tmp_path)
     lines = [line for line in caplog.messages if line.startswith("step ")]
-    curve = [json.loads(line) for line in (tmp_path / "content/curve.jsonl").open()]
+    curve = [json.loads(row) for row in read_content(tmp_path)["curve.jsonl"].splitlines()]
     for number, line in enumerate(lines, start=1):
         losses = [row["loss"] for row in curve[number * 3 - 3 : number * 3]]
         assert line.startswith(f"step {number * 3} (mean of 3): loss {sum(losses) / 3:.4g}, grad_n")
