@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 LOCK := docker/requirements/dev.txt
 STAMP := $(VENV)/.ready-$(shell sha256sum $(LOCK) pyproject.toml Makefile 2>/dev/null | sha256sum | cut -c1-12)
 GOLDEN := manifests/golden/touch_block.yaml
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint types arch bench expert-replay learnability check clean
@@ -29,8 +30,8 @@ $(STAMP): $(LOCK) pyproject.toml
 run: setup ## Run the default golden manifest to a signed bundle (about 10 minutes on two cores)
 	@$(BIN)/appliance run $(GOLDEN)
 
-test: setup ## Run all tests
-	@$(BIN)/python -m pytest
+test: setup ## Run all tests, two at a time
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(STAMP) ## Check style (ruff)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -19,6 +19,17 @@ GOLDEN = ROOT / "manifests" / "golden"
 DATASET = GOLDEN / "data" / "touch_block-stand_in-50"
 
 
+# Folders whose tests share one long piece of work: one worker does all of a folder.
+TOGETHER = ("docker", "golden")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(folder))
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a command ended with."""

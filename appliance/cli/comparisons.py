@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from appliance.evaluation.compare import Comparison, compare_evaluations
-from appliance.stages.evaluation_place import find_evaluation
+from appliance.stages.evaluation_place import opened_evaluation
 
 
 def compare(
@@ -21,18 +21,19 @@ def compare(
     alpha: float,
     as_json: bool,
 ) -> None:
-    """Print the comparison. Raises EvaluationError, StorageError."""
-    places = find_evaluation(first), find_evaluation(second)
+    """Print the comparison. Raises EvaluationError, NotABundleError, StorageError."""
     names = _label(first), _label(second)
     if names[0] == names[1]:
         names = "A", "B"
-    comparison = compare_evaluations(
-        *places,
-        first_label=first_label or names[0],
-        second_label=second_label or names[1],
-        margin=margin,
-        alpha=alpha,
-    )
+    with opened_evaluation(first) as one, opened_evaluation(second) as other:
+        comparison = compare_evaluations(
+            one,
+            other,
+            first_label=first_label or names[0],
+            second_label=second_label or names[1],
+            margin=margin,
+            alpha=alpha,
+        )
     if as_json:
         typer.echo(json.dumps(comparison.to_dict(), indent=2, sort_keys=True))
     else:

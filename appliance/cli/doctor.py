@@ -61,7 +61,7 @@ def doctor(
             " say how to put it right."
         )
     if not as_json:
-        typer.echo(f"Ready to {purpose.value}." if purpose is not Purpose.GPU else "Ready.")
+        typer.echo(f"Nothing that {purpose.value} needs is missing.")
 
 
 def _describe(result: Result) -> str:

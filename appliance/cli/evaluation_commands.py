@@ -154,7 +154,7 @@ def serve(
     )
 
 
-_EVALUATION = "An evaluation: the output of `evaluate`, a run folder, or a bundle."
+_EVALUATION = "An evaluation: the output of `evaluate`, a run folder, a bundle or its archive."
 FirstArgument = Annotated[
     Path, typer.Argument(help=_EVALUATION, metavar="FIRST", show_default=False)
 ]

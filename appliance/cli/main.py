@@ -27,6 +27,7 @@ from appliance.cli.norm_stats_commands import norm_stats_app
 from appliance.cli.options import EngineOption, JsonOption
 from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
+from appliance.cli.replay_commands import add_replay_commands
 from appliance.errors import ApplianceError
 
 INTERRUPTED = 130
@@ -217,6 +218,9 @@ def report(
             as_json=as_json,
         ),
     )
+
+
+add_replay_commands(app)
 
 
 @dataset_app.command("record")

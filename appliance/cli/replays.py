@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
+from appliance.bundle.keys import load_or_create_key
+from appliance.cli.passphrase import find_passphrase
 from appliance.cli.places import user_cache_dir
 from appliance.errors import (
     ApplianceError,
@@ -19,6 +22,8 @@ from appliance.errors import (
     ReplayError,
 )
 from appliance.files import write_atomic
+from appliance.manifest.model import EngineName
+from appliance.replay.countersign import check_can_be_signed, countersign
 from appliance.replay.document import write_verdict
 from appliance.replay.junit import write_junit
 from appliance.replay.levels import Level
@@ -51,11 +56,14 @@ class ReplayRequest:
     spot: str | None
     budget_min: float
     places: Places
+    engine: EngineName | None
     work_dir: Path | None
     junit: Path | None
     summary: Path | None
     output: Path | None
     record: bool
+    sign: bool
+    passphrase_file: Path | None
     as_json: bool
 
 
@@ -76,7 +84,10 @@ def replay_target(request: ReplayRequest) -> None:
                     _record(subject, options, as_json=request.as_json)
                     continue
                 done = replay(subject, options, _announcer(as_json=request.as_json))
-                documents.append(write_verdict(done, WorkFolder(options.work_dir).verdict_path))
+                document = write_verdict(done, WorkFolder(options.work_dir).verdict_path)
+                documents.append(document)
+                if request.sign:
+                    _sign(done, document, request)
         except ApplianceError as error:
             if len(targets) == 1 and not (request.junit or request.summary):
                 raise
@@ -143,6 +154,8 @@ def _options(
     return ReplayOptions(
         work_dir=folder.resolve(),
         scratch_dir=user_cache_dir() / "scratch",
+        key_dir=request.places.key_dir,
+        engine=request.engine,
         asked=asked,
         spot=spot,
         budget_s=request.budget_min * 60,
@@ -157,6 +170,15 @@ def _record(subject: Subject, options: ReplayOptions, *, as_json: bool) -> None:
         )
     path = record(subject, options, _announcer(as_json=as_json))
     typer.echo(f"Recorded: {path}", err=True)
+
+
+def _sign(done: Replay, document: Mapping[str, Any], request: ReplayRequest) -> None:
+    check_can_be_signed(done)
+    key = load_or_create_key(
+        request.places.key_dir, passphrase=find_passphrase(request.passphrase_file)
+    )
+    path = countersign(done, document, key)
+    typer.echo(f"Countersigned: {path}", err=True)
 
 
 def _write_reports(

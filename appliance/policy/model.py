@@ -45,6 +45,12 @@ def embed_time(time_B: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def draw_times(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Times ~ Beta(1.5, 1) * .999 + .001, float32; U^(1/a) is Beta(a, 1) for uniform U."""
+    uniform = jax.random.uniform(key, shape, jnp.float32)
+    return uniform ** (1.0 / TIME_ALPHA) * 0.999 + 0.001
+
+
 class PaliGemma(nnx.Module):
     """The vision tower and the Gemma mixture, under the names of the checkpoints."""
 
@@ -187,9 +193,7 @@ class Pi0(nnx.Module):
         noise_key, time_key = jax.random.split(key)
         shape = (noise_draws, *actions_BxHxA.shape)
         noise = jax.random.normal(noise_key, shape, jnp.float32)
-        uniform = jax.random.uniform(time_key, shape[:2], jnp.float32)
-        time = uniform ** (1.0 / TIME_ALPHA) * 0.999 + 0.001  # U^(1/a) is Beta(a, 1)
-        return self.flow_loss(observation, actions_BxHxA, noise, time)
+        return self.flow_loss(observation, actions_BxHxA, noise, draw_times(time_key, shape[:2]))
 
     def sample_actions(
         self,

@@ -178,9 +178,8 @@ def _compare_environment(a: Result, b: Result) -> tuple[Row, ...]:
     sides = []
     for result in (a, b):
         train = result.stages.get("train")
-        receipt = None if train is None else train.receipt
         lock = {name: result.lock.get(name, {}) for name in ("packages", "platform", "sources")}
-        sides.append({**lock, "host": {} if receipt is None else dict(receipt.host)})
+        sides.append({**lock, "host": {} if train is None else train.host})
     return _changed(sides[0], sides[1])
 
 

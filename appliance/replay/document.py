@@ -31,6 +31,7 @@ def verdict_document(replay: Replay) -> dict[str, Any]:
             "identity": subject.identity,
             "manifest_sha256": subject.manifest_sha256,
         },
+        "content_digest": None if subject.report is None else subject.report.content_digest,
         "verdict": verdict.conclusion.value,
         "level": None if verdict.level is None else verdict.level.value,
         "reason": verdict.reason,
@@ -44,6 +45,7 @@ def verdict_document(replay: Replay) -> dict[str, Any]:
             for level, result in verdict.levels.items()
         },
         "claim": _claim_to_dict(replay),
+        "equivalence": _equivalence_to_dict(replay),
         "stages": [
             _stage_to_dict(stage, replay.seconds.get(name)) for name, stage in replay.stages.items()
         ],
@@ -76,6 +78,19 @@ def _claim_to_dict(replay: Replay) -> dict[str, Any] | None:
         return None
     confirming = None if claim.confirming is None else list(claim.confirming)
     return {**asdict(claim), "outcome": claim.outcome.value, "confirming": confirming}
+
+
+def _equivalence_to_dict(replay: Replay) -> dict[str, Any] | None:
+    found = replay.equivalence
+    if found is None:
+        return None
+    return {
+        "difference": found.difference,
+        "margin": found.margin,
+        "alpha": found.alpha,
+        "p": found.p,
+        "is_equivalent": found.is_equivalent,
+    }
 
 
 def _stage_to_dict(stage: StageComparison, seconds: float | None) -> dict[str, Any]:

@@ -44,15 +44,9 @@ def read_stage_facts(stage: str, content: Path) -> dict[str, Any]:
 def _dataset_facts(content: Path) -> dict[str, Any]:
     value = read_object(content / "dataset.json")
     episodes = value.pop("episodes", [])
-    return {
-        "figures": value,
-        "episodes": {
-            str(each.get("episode_index")): {
-                name: value for name, value in each.items() if name != "episode_index"
-            }
-            for each in episodes
-        },
-    }
+    listed = episodes if isinstance(episodes, list) else []
+    rows = [each for each in listed if isinstance(each, Mapping)]
+    return {"figures": value, "episodes": _by_number(rows, "episode_index")}
 
 
 def _plan_facts(content: Path) -> dict[str, Any]:
@@ -66,7 +60,7 @@ def _plan_facts(content: Path) -> dict[str, Any]:
 
 def _norm_stats_facts(content: Path) -> dict[str, Any]:
     return {
-        "norm_stats": read_object(content / "norm_stats.json").get("norm_stats", {}),
+        "norm_stats": read_object(content / "norm_stats.json").get("norm_stats"),
         "provenance": read_object(content / "norm_stats_provenance.json"),
     }
 
@@ -96,15 +90,20 @@ def read_steps(content: Path) -> dict[str, dict[str, Any]]:
 def _evaluate_facts(content: Path) -> dict[str, Any]:
     return {
         "trials": read_object(content / "trials.json"),
-        "episodes": {
-            str(row.get("episode")): {key: row[key] for key in row if key != "episode"}
-            for row in read_rows(content / "episodes.jsonl")
-        },
+        "episodes": _by_number(read_rows(content / "episodes.jsonl"), "episode"),
         "metrics": {
             name: value
             for name, value in read_object(content / "metrics.json").items()
             if name != "trials"
         },
+    }
+
+
+def _by_number(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    """Rows by the number each carries under ``key``."""
+    return {
+        str(row.get(key)): {name: value for name, value in row.items() if name != key}
+        for row in rows
     }
 
 

@@ -15,6 +15,7 @@ from appliance import __version__
 from appliance.errors import ManifestError
 from appliance.files import read_json, write_json
 from appliance.manifest.difference import ABSENT, FieldChange, changed_fields
+from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.replay.facts import Facts, keep_steps, read_facts
 from appliance.replay.results import Result
@@ -75,6 +76,12 @@ def describe_surroundings(manifest: Manifest) -> Surroundings:
     )
 
 
+def surroundings_of(lock: Lock) -> Surroundings:
+    """The surroundings that a lock was resolved in."""
+    value = lock.to_dict()
+    return Surroundings(**{name: value[name] for name in ("packages", "platform", "sources")})
+
+
 def reference_of(result: Result) -> Reference:
     """A finished result as what a replay is compared with. Raises StorageError."""
     seconds = {name: stage.seconds for name, stage in result.stages.items()}
@@ -105,21 +112,45 @@ def read_expectations(manifest_path: Path) -> Reference | None:
     if not path.is_file():
         return None
     value = read_json(path)
-    if not isinstance(value, Mapping) or value.get("format") != FORMAT:
+    if not _is_expectations(value):
         raise ManifestError(
             f"{path}: not expectations in the form {FORMAT}. Record them again with `appliance"
             f" replay {manifest_path} --record`."
         )
-    recorded = _mapping(value.get("recorded"))
+    recorded = value["recorded"]
     return Reference(
-        facts=_mapping(value.get("facts")),
+        facts=value["facts"],
         surroundings=Surroundings(
             packages=_mapping(recorded.get("packages")),
             platform=_mapping(recorded.get("platform")),
             sources=_mapping(recorded.get("sources")),
         ),
-        seconds=_mapping(recorded.get("seconds")),
+        seconds={
+            name: float(seconds)
+            for name, seconds in _mapping(recorded.get("seconds")).items()
+            if isinstance(seconds, int | float)
+        },
         is_recorded=True,
+    )
+
+
+def _is_expectations(value: Any) -> bool:
+    """Whether a JSON value has the form that ``write_expectations`` gives it, stage by stage."""
+    if not isinstance(value, Mapping) or value.get("format") != FORMAT:
+        return False
+    facts = value.get("facts")
+    if not isinstance(facts, Mapping) or not isinstance(value.get("recorded"), Mapping):
+        return False
+    stages = [stage for name, stage in facts.items() if name != "manifest"]
+    parts = [part for stage in stages for part in _mapping(stage).values()]
+    rows = [
+        row
+        for stage in stages
+        for part in ("steps", "episodes")
+        for row in _mapping(_mapping(stage).get(part)).values()
+    ]
+    return all(
+        isinstance(each, Mapping) for each in (facts.get("manifest", {}), *stages, *parts, *rows)
     )
 
 

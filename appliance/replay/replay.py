@@ -10,17 +10,19 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from appliance.bundle.findings import Severity
 from appliance.errors import DatasetError, NormStatsError, PlanError, TrainingError
-from appliance.manifest.model import Manifest
-from appliance.replay.claim import ClaimResult, fisher_exact_p, judge_claim
-from appliance.replay.comparison import Compared, Outcome, Setting, StageComparison, compare_stage
+from appliance.evaluation.statistics import Equivalence
+from appliance.manifest.model import EngineName, Manifest
+from appliance.replay.claim import ClaimResult
+from appliance.replay.comparison import Setting, StageComparison
+from appliance.replay.evidence import Evidence
 from appliance.replay.facts import read_stage_facts, read_steps
-from appliance.replay.levels import Level, LevelResult, LevelStatus
+from appliance.replay.levels import Level, LevelStatus
 from appliance.replay.recompute import (
     recompute_configuration,
     recompute_dataset,
@@ -30,6 +32,7 @@ from appliance.replay.recompute import (
 from appliance.replay.reference import (
     Surroundings,
     describe_surroundings,
+    surroundings_of,
     write_expectations,
 )
 from appliance.replay.subject import Subject
@@ -37,8 +40,6 @@ from appliance.replay.verdict import (
     Levels,
     Verdict,
     judge,
-    judge_bits,
-    judge_rate,
     not_tested,
 )
 from appliance.replay.work import (
@@ -49,15 +50,13 @@ from appliance.replay.work import (
     adopt_stage,
     choose_extent,
 )
+from appliance.stages.chain import choose_engine
 from appliance.stages.decide import Decision
 from appliance.stages.definition import CONTENT
 from appliance.stages.registry import stages_for
 from appliance.stages.spot_check import SpotCheck, ask_spot_check
 from appliance.stages.spot_check import stage as spot_check_stage
 from appliance.stages.train import EXP_NAME
-
-UNLIKELY = 0.001
-"""Success counts of two machines that chance explains less often than this are a difference."""
 
 Announce = Callable[[str], None]
 
@@ -68,6 +67,8 @@ class ReplayOptions:
 
     work_dir: Path
     scratch_dir: Path
+    key_dir: Path | None = None
+    engine: EngineName | None = None
     asked: Level | None = None
     spot: Passage | None = None
     budget_s: float = DEFAULT_BUDGET_S
@@ -83,24 +84,12 @@ class Replay:
     seconds: Mapping[str, float]
     extent: Extent
     claim: ClaimResult | None
+    equivalence: Equivalence | None
     here: Surroundings
     same_platform: bool
     started_utc: str
     facts: Mapping[str, Any]
     work_dir: Path
-
-
-@dataclass(slots=True, kw_only=True)
-class _Evidence:
-    """What has been found so far."""
-
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stages: dict[str, StageComparison] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    levels: dict[Level, LevelResult] = field(default_factory=dict)
-    claim: ClaimResult | None = None
-    invalid: str | None = None
-    missing: str | None = None
 
 
 def replay(subject: Subject, options: ReplayOptions, announce: Announce) -> Replay:
@@ -121,7 +110,9 @@ def record(subject: Subject, options: ReplayOptions, announce: Announce) -> Path
     run.run()
     known = {} if subject.reference is None else subject.reference.seconds
     facts = {"manifest": dict(subject.declared), **run.evidence.facts}
-    seconds = {**known, **run.evidence.seconds}
+    seconds = dict(known)
+    for name, took in run.evidence.seconds.items():
+        seconds[name] = min(took, known.get(name, took))  # a busy machine says little
     return write_expectations(Path(subject.label), facts, run.here, seconds)
 
 
@@ -136,25 +127,21 @@ class _Run:
         self.announce = announce
         self.reference = None if recording else subject.reference
         self.recording = recording
-        self.evidence = _Evidence()
         self.here = describe_surroundings(subject.manifest)
         self.extent = choose_extent(subject, options.asked, options.spot, options.budget_s)
         self.work = WorkFolder(options.work_dir)
-        there = None if self.reference is None else self.reference.surroundings
-        self.setting = Setting(
-            same_platform=there is not None and not there.changes(self.here),
-            half_precision=_dtype(subject.manifest) != "float32",
-            trials_bind=self.reference is not None and self.reference.is_recorded,
-        )
+        self.evidence = Evidence(reference=self.reference, setting=self._setting())
 
     def run(self) -> Replay:
         """Everything, in the order of cost."""
         started = datetime.datetime.now(datetime.UTC)
-        manifest = self.work.claim(self.subject)
+        manifest = choose_engine(self.work.claim(self.subject), self.options.engine)
         self._check_bundle()
         if self.evidence.invalid is None:
             self._replay_inputs(manifest)
-        if self._may_go_on() and (self.extent.train or self.extent.spot or self.extent.evaluate):
+        if self.evidence.may_go_on() and (
+            self.extent.train or self.extent.spot or self.extent.evaluate
+        ):
             self._replay_stages(manifest)
         levels = self._complete_levels()
         return Replay(
@@ -164,11 +151,20 @@ class _Run:
             seconds=self.evidence.seconds,
             extent=self.extent,
             claim=self.evidence.claim,
+            equivalence=self.evidence.equivalence,
             here=self.here,
-            same_platform=self.setting.same_platform,
+            same_platform=self.evidence.setting.same_platform,
             started_utc=started.isoformat(timespec="seconds"),
             facts=self.evidence.facts,
             work_dir=self.work.path,
+        )
+
+    def _setting(self) -> Setting:
+        there = None if self.reference is None else self.reference.surroundings
+        return Setting(
+            same_platform=there is not None and not there.changes(self.here),
+            half_precision=_dtype(self.subject.manifest) != "float32",
+            trials_bind=self.reference is not None and self.reference.is_recorded,
         )
 
     def _check_bundle(self) -> None:
@@ -183,7 +179,7 @@ class _Run:
             return
         origin = "a key you trust" if report.trusted else "a key you do not trust"
         reason = f"{report.checks.get('files', 0)} files are what was signed, by {origin}"
-        self._set(Level.R0, LevelStatus.SHOWN, reason)
+        self.evidence.set_level(Level.R0, LevelStatus.SHOWN, reason)
 
     def _replay_inputs(self, manifest: Manifest) -> None:
         """R1. A stage whose code now fails on the original's inputs contradicts it."""
@@ -192,7 +188,7 @@ class _Run:
             self.evidence.missing = f"the dataset is not at {root}; name it with --dataset-root"
             self.evidence.levels[Level.R1] = not_tested(self.evidence.missing)
             return
-        self._compare("manifest", {"manifest": dict(self.subject.declared)})
+        self.evidence.compare("manifest", {"manifest": dict(self.subject.declared)})
         steps: list[tuple[str, Callable[[Manifest, Path, Path], dict[str, Any]]]] = [
             ("dataset", recompute_dataset),
             ("plan", recompute_plan),
@@ -202,7 +198,7 @@ class _Run:
         if manifest.plan is None:
             del steps[1]
         for name, recompute in steps:
-            if not self._may_go_on():
+            if not self.evidence.may_go_on():
                 break
             self.announce(f"{name}: computing again" if name != "train" else "configuration")
             started = time.monotonic()
@@ -213,44 +209,24 @@ class _Run:
                 return
             except (PlanError, NormStatsError, TrainingError) as error:
                 text = f"stage {name} cannot be computed again: {error}"
-                self._set(Level.R1, LevelStatus.CONTRADICTED, text)
+                self.evidence.set_level(Level.R1, LevelStatus.CONTRADICTED, text)
                 return
             if name != "train":
                 self.evidence.seconds[name] = time.monotonic() - started
-            self._compare(name, facts)
-        self._compare_pins(manifest)
+            self.evidence.compare(name, facts)
+        if not self.recording:
+            self.evidence.compare_pins(manifest)
         if Level.R1 not in self.evidence.levels:
-            self.evidence.levels[Level.R1] = self._judge(
+            self.evidence.levels[Level.R1] = self.evidence.judge(
                 Level.R1, whole=True, extent="data, plan, norm stats and configuration"
-            )
-
-    def _compare_pins(self, manifest: Manifest) -> None:
-        """What the manifest itself expects of plan and statistics (``expect``)."""
-        expect, facts = manifest.expect, self.evidence.facts
-        if expect is None or self.recording:
-            return
-        pins = {
-            "plan_sha256": (
-                expect.plan_sha256,
-                facts.get("plan", {}).get("meta", {}).get("plan_sha256"),
-            ),
-            "norm_stats_sha256": (
-                expect.norm_stats_sha256,
-                facts.get("norm_stats", {}).get("provenance", {}).get("norm_stats_sha256"),
-            ),
-        }
-        given = {name: pair for name, pair in pins.items() if pair[0] is not None}
-        if given:
-            self.evidence.stages["expect"] = compare_stage(
-                "expect",
-                {"pins": {name: pair[0] for name, pair in given.items()}},
-                {"pins": {name: pair[1] for name, pair in given.items()}},
-                self.setting,
             )
 
     def _replay_stages(self, manifest: Manifest) -> None:
         """R2 and above: the stages themselves, each in a process of its own."""
-        with self.work.open_chain(manifest, self.options.scratch_dir) as chain:
+        options = self.options
+        with self.work.open_chain(manifest, options.scratch_dir, options.key_dir) as chain:
+            self.here = surroundings_of(chain.lock)  # with an engine, that of its image
+            self.evidence.setting = self._setting()
             stages = {stage.name: stage for stage in stages_for(manifest)}
             for name in ("dataset", "plan", "norm_stats"):
                 if name in stages:
@@ -262,15 +238,15 @@ class _Run:
                 receipt = chain.bring_to_receipt(stage, self._announce)
                 content = chain.folder.stage_dir(stage.name, receipt.key) / CONTENT
                 self.evidence.seconds["spot_check"] = _seconds(receipt.times)
-                self._compare("train", {"steps": read_steps(content)})
+                self.evidence.compare("train", {"steps": read_steps(content)})
                 self._judge_training(self.extent.spot)
-            if self.extent.train and self._may_go_on():
+            if self.extent.train and self.evidence.may_go_on():
                 receipt = chain.bring_to_receipt(stages["train"], self._announce)
                 self.evidence.seconds["train"] = _seconds(receipt.times)
                 content = chain.folder.stage_dir("train", receipt.key) / CONTENT
-                self._compare("train", read_stage_facts("train", content))
+                self.evidence.compare("train", read_stage_facts("train", content))
                 self._judge_training(None)
-            if self.extent.adopt and self._may_go_on():
+            if self.extent.adopt and self.evidence.may_go_on():
                 assert self.subject.train_artifacts is not None, "choose_extent saw to it"
                 assert self.subject.train_content is not None, "it lies beside the artifacts"
                 adopt_stage(
@@ -280,11 +256,11 @@ class _Run:
                     self.subject.train_artifacts,
                 )
                 chain.bring_to_receipt(stages["train"], self._announce)
-            if self.extent.evaluate and self._may_go_on():
+            if self.extent.evaluate and self.evidence.may_go_on():
                 receipt = chain.bring_to_receipt(stages["evaluate"], self._announce)
                 self.evidence.seconds["evaluate"] = _seconds(receipt.times)
                 content = chain.folder.stage_dir("evaluate", receipt.key) / CONTENT
-                self._compare("evaluate", read_stage_facts("evaluate", content))
+                self.evidence.compare("evaluate", read_stage_facts("evaluate", content))
                 self._judge_evaluation(manifest)
 
     def _spot_check(self, spot: Passage, manifest: Manifest) -> SpotCheck:
@@ -299,85 +275,18 @@ class _Run:
         extent = f"all {total} steps" if spot is None else f"{spot.text} of {total}"
         known = {} if self.reference is None else self.reference.facts.get("train", {})
         whole = spot is None and "summary" in known  # the last digest of the chain is there
-        self.evidence.levels[Level.R2] = self._judge(Level.R2, whole=whole, extent=extent)
+        self.evidence.levels[Level.R2] = self.evidence.judge(Level.R2, whole=whole, extent=extent)
 
     def _judge_evaluation(self, manifest: Manifest) -> None:
         metrics = self.evidence.facts["evaluate"].get("metrics", {})
         successes, episodes = int(metrics["successes"]), int(metrics["episodes"])
-        self._compare_counts(successes, episodes)
-        self.evidence.levels[Level.R3] = self._judge(
+        self.evidence.compare_counts(successes, episodes)
+        self.evidence.levels[Level.R3] = self.evidence.judge(
             Level.R3, whole=True, extent=f"{episodes} episodes"
         )
         claim = None if manifest.expect is None else manifest.expect.success_rate
-        if claim is not None:
-            self.evidence.claim = judge_claim(claim, successes, episodes)
         level = Level.R4 if self.extent.adopt else Level.R5
-        self.evidence.levels[level] = judge_rate(self.evidence.claim)
-
-    def _compare_counts(self, successes: int, episodes: int) -> None:
-        """On another platform episodes may differ one by one, but not the rates beyond chance."""
-        if self.reference is None or self.setting.same_platform:
-            return
-        theirs = self.reference.facts.get("evaluate", {}).get("metrics", {})
-        counts = theirs.get("successes"), theirs.get("episodes")
-        if not all(isinstance(count, int) for count in counts):
-            return
-        p = fisher_exact_p(int(counts[0]), int(counts[1]), successes, episodes)
-        if p < UNLIKELY:
-            stage = self.evidence.stages["evaluate"]
-            row = Compared(
-                stage="evaluate",
-                path="evaluate.metrics.successes",
-                level=Level.R3,
-                expected=f"{counts[0]} of {counts[1]}",
-                found=f"{successes} of {episodes} (chance explains this with p = {p:.1g})",
-                outcome=Outcome.DIFFERENT,
-                rule=f"Fisher's exact test at {UNLIKELY}",
-            )
-            self.evidence.stages["evaluate"] = StageComparison(
-                stage="evaluate",
-                counts=stage.counts,
-                level_counts=stage.level_counts,
-                differences=(*stage.differences, row),
-            )
-
-    def _compare(self, stage: str, facts: dict[str, Any]) -> None:
-        """Add to the found facts of a stage, and compare all of them so far."""
-        if stage != "manifest":
-            self.evidence.facts.setdefault(stage, {}).update(facts)
-        if self.reference is None:
-            return
-        expected = dict(self.reference.facts.get(stage, {}))
-        found = dict(self.evidence.facts.get(stage, {}))
-        if stage == "manifest":
-            expected, found = {"manifest": expected}, facts
-        if "steps" in found:
-            shared = expected.get("steps", {}).keys() & found["steps"].keys()
-            expected["steps"] = {step: expected["steps"][step] for step in shared}
-            found["steps"] = {step: found["steps"][step] for step in shared}
-        if stage == "train" and "summary" not in found:
-            expected.pop("summary", None)
-        comparison = compare_stage(stage, expected, found, self.setting)
-        if comparison.counts:
-            self.evidence.stages[stage] = comparison
-
-    def _judge(self, level: Level, *, whole: bool, extent: str) -> LevelResult:
-        return judge_bits(
-            level,
-            self.evidence.stages,
-            whole=whole,
-            extent=extent,
-            same_platform=self.setting.same_platform,
-        )
-
-    def _may_go_on(self) -> bool:
-        if self.evidence.invalid is not None or self.evidence.missing is not None:
-            return False
-        if any(
-            result.status is LevelStatus.CONTRADICTED for result in self.evidence.levels.values()
-        ):
-            return False
-        return not any(stage.differences for stage in self.evidence.stages.values())
+        self.evidence.judge_rate(level, claim, successes, episodes)
 
     def _complete_levels(self) -> Levels:
         levels = self.evidence.levels
@@ -392,14 +301,11 @@ class _Run:
             return "the inputs are not those of the original"
         if self.evidence.missing is not None:
             return self.evidence.missing
-        if not self._may_go_on():
+        if not self.evidence.may_go_on():
             return "an earlier stage came out differently"
         if self.reference is None and level in (Level.R1, Level.R2, Level.R3):
             return "there is nothing to compare with"
         return self.extent.why or "not asked for"
-
-    def _set(self, level: Level, status: LevelStatus, reason: str) -> None:
-        self.evidence.levels[level] = LevelResult(status=status, reason=reason)
 
     def _announce(self, decision: Decision) -> None:
         self.announce(f"{decision.stage}: {decision.action.value}")

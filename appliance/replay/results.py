@@ -28,7 +28,7 @@ STAGE_NAMES = ("dataset", "plan", "norm_stats", "train", "evaluate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """The files of one finished stage; ``artifacts`` only where they are kept, in a run folder."""
+    """The files of one finished stage; ``artifacts`` where they are kept: in every run folder."""
 
     content: Path
     artifacts: Path | None
@@ -37,8 +37,15 @@ class StageResult:
     @property
     def seconds(self) -> float | None:
         """How long the stage took."""
-        value = None if self.receipt is None else self.receipt.times.get("seconds")
+        times = None if self.receipt is None else self.receipt.times
+        value = times.get("seconds") if isinstance(times, Mapping) else None
         return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def host(self) -> Mapping[str, Any]:
+        """What the receipt says of the machine beside the platform; empty when it says nothing."""
+        host = None if self.receipt is None else self.receipt.host
+        return host if isinstance(host, Mapping) else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +132,7 @@ def _read_bundle(path: Path, folder: Path, *, is_packed: bool) -> Result:
         stages={
             name: StageResult(
                 content=content / name,
-                artifacts=None,
+                artifacts=_folder(folder / ARTIFACTS / name),
                 receipt=_parse_receipt(observed / "receipts" / f"{name}.json"),
             )
             for name in STAGE_NAMES
@@ -162,15 +169,15 @@ def _finished_stages(run: RunFolder) -> Iterator[tuple[str, StageResult]]:
         folder = run.path / "stages" / str(place)
         receipt = read_receipt(folder) if place else None
         if receipt is not None:
-            artifacts = folder / ARTIFACTS
+            artifacts = _folder(folder / ARTIFACTS)
             yield (
                 name,
-                StageResult(
-                    content=folder / CONTENT,
-                    artifacts=artifacts if artifacts.is_dir() else None,
-                    receipt=receipt,
-                ),
+                StageResult(content=folder / CONTENT, artifacts=artifacts, receipt=receipt),
             )
+
+
+def _folder(path: Path) -> Path | None:
+    return path if path.is_dir() else None
 
 
 def _parse_receipt(path: Path) -> Receipt | None:

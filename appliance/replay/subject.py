@@ -152,6 +152,9 @@ def _subject_of_result(
     artifacts, content = _find_checkpoints(places.artifacts)
     if artifacts is None and run is not None:
         artifacts, content = _find_checkpoints(run.path)
+    if artifacts is None and "train" in result.stages:
+        train = result.stages["train"]
+        artifacts, content = train.artifacts, train.content
     return Subject(
         label=str(target),
         kind=result.kind,
@@ -186,18 +189,27 @@ def _place(value: Mapping[str, Any], source: Path, root: Path | None, base: Path
     Without ``root`` the manifest's own is taken, from ``base`` as well.
     """
     value = dict(value)
-    data, norm_stats, train = (
-        dict(_part(value, key)) for key in ("dataset", "norm_stats", "train")
+    data, norm_stats, train, evaluation = (
+        dict(_part(value, key)) for key in ("dataset", "norm_stats", "train", "eval")
     )
     data["root"] = str((base / str(root or data.get("root") or "no-dataset")).resolve())
     if norm_stats.get("path"):
         norm_stats["path"] = str(base / str(norm_stats["path"]))
-    for key, name in (("init", "checkpoint"), ("tokenizer", "path")):
-        if isinstance(train.get(key), Mapping):
-            named = dict(train[key])
-            train[key] = {**named, name: str(base / str(named.get(name)))}
-    value |= {"dataset": data, "norm_stats": norm_stats, "train": train}
+    for part, key, names in (
+        (train, "init", ("checkpoint",)),
+        (train, "tokenizer", ("path",)),
+        (evaluation, "checkout", ("path", "python")),
+    ):
+        if isinstance(part.get(key), Mapping):
+            part[key] = _place_names(part[key], names, base)
+    value |= {"dataset": data, "norm_stats": norm_stats, "train": train, "eval": evaluation}
     return parse_manifest(canonical_json(value), source_path=source, known_names=KNOWN_NAMES)
+
+
+def _place_names(part: Mapping[str, Any], names: tuple[str, ...], base: Path) -> dict[str, Any]:
+    """``part`` with the paths under ``names`` counted from ``base``; a bare name stays one."""
+    placed = {name: str(base / str(part[name])) for name in names if "/" in str(part.get(name))}
+    return {**part, **placed}
 
 
 def _part(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:

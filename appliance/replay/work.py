@@ -7,6 +7,7 @@ same target in the same folder; one that was finished is begun anew.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.digest import canonical_json
-from appliance.errors import ReplayError, StorageError
+from appliance.errors import ReplayError, RuntimeMissingError, StorageError
 from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
 from appliance.manifest.model import Manifest
 from appliance.replay.levels import Level
@@ -75,26 +76,50 @@ def choose_extent(
 ) -> Extent:
     """What to repeat: what ``asked`` needs, or, when None, as much as the budget allows.
 
-    Raises ReplayError when what is asked for needs something that is not at hand.
+    Raises ReplayError when what is asked for needs something of the original that is not at hand,
+    RuntimeMissingError when this machine cannot do it.
     """
     if asked is Level.R0 or asked is Level.R1:
         return Extent(why=f"{asked} was asked for")
+    lacking = describe_lack(subject.manifest)
+    if lacking is not None and (asked is not None or spot is not None):
+        raise RuntimeMissingError(
+            f"{subject.label}: what is asked for trains or evaluates, but {lacking}. Use the full"
+            " installation (README), or ask for R1."
+        )
+    if lacking is not None:
+        return Extent(why=lacking)
+    if asked is not None:
+        return _choose_asked(subject, asked, spot)
+    if spot is not None:
+        return Extent(spot=spot, why="a spot check was asked for")
+    return _choose_affordable(subject, budget_s)
+
+
+def _choose_asked(subject: Subject, asked: Level, spot: Passage | None) -> Extent:
     if asked is Level.R2:
         return Extent(spot=spot) if spot else Extent(train=True)
     if asked is Level.R3 or asked is Level.R5:
         adopt = asked is Level.R3 and subject.train_artifacts is not None
         return Extent(spot=spot if adopt else None, train=not adopt, evaluate=True, adopt=adopt)
-    if asked is Level.R4:
-        if subject.train_artifacts is None:
-            raise ReplayError(
-                f"{subject.label}: R4 evaluates the original's checkpoint, which is not at hand."
-                " Name the folder of the original run with --artifacts, or ask for R5, which"
-                " trains again."
-            )
-        return Extent(spot=spot, evaluate=True, adopt=True)
-    if spot is not None:
-        return Extent(spot=spot, why="a spot check was asked for")
-    return _choose_affordable(subject, budget_s)
+    if subject.train_artifacts is None:
+        raise ReplayError(
+            f"{subject.label}: {asked} evaluates the original's checkpoint, which is not at hand."
+            " Name the folder of the original run with --artifacts, or ask for R5, which trains"
+            " again."
+        )
+    return Extent(spot=spot, evaluate=True, adopt=True)
+
+
+def describe_lack(manifest: Manifest) -> str | None:
+    """What this machine lacks for the stages that train, which `auto` then leaves out."""
+    if manifest.runtime.engine != "host":
+        return None  # the engine brings what the stages need, or says what it lacks
+    if importlib.util.find_spec("jax") is None:
+        return "jax is not installed here"
+    if manifest.runtime.gpus and not Path("/dev/nvidiactl").exists():
+        return f"the original had {manifest.runtime.gpus} GPU, and there is none here"
+    return None
 
 
 def _choose_affordable(subject: Subject, budget_s: float) -> Extent:
@@ -166,10 +191,12 @@ class WorkFolder:
             self.verdict_path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def open_chain(self, manifest: Manifest, scratch_dir: Path) -> Iterator[Chain]:
+    def open_chain(
+        self, manifest: Manifest, scratch_dir: Path, key_dir: Path | None
+    ) -> Iterator[Chain]:
         """The chain of stages in this folder; no result is taken from a cache."""
         options = RunOptions(
-            run_dir=self.run.path, cache_dir=None, scratch_dir=scratch_dir, key_dir=None
+            run_dir=self.run.path, cache_dir=None, scratch_dir=scratch_dir, key_dir=key_dir
         )
         with open_chain(manifest, self.run, options) as chain:
             yield chain

@@ -249,13 +249,14 @@ def _make_instructions(view: ReportInput) -> Section:
         ),
         Note(
             text="Without this program: VERIFY.md in the bundle gives the commands for python3 and"
-            " openssl alone. The key lay on the machine of the run (SLSA Build L1): an intact"
-            " bundle shows that nothing changed since signing, not that the run was done honestly."
-            " Running the manifest again shows that:"
+            " openssl alone, and for other people's tools. The key lay on the machine of the run"
+            " (SLSA Build L1): an intact bundle shows that nothing changed since signing, not that"
+            " the run was done honestly."
+            " Computing it again shows that:"
         ),
         Code(
-            caption="Run it again",
-            text="appliance run observed/manifest.yaml   # set dataset.root to your copy first",
+            caption="Compute it again and compare",
+            text="appliance replay . --dataset-root YOUR_COPY_OF_THE_DATASET",
         ),
     ]
     return Section(name="verify", title="How to verify", blocks=tuple(blocks))

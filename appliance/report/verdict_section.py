@@ -41,27 +41,27 @@ LEVELS = {
     "R1": (
         "plan, norm stats and resolved configuration bit-identical, on any machine",
         "content/plan, content/norm_stats, content/train/run_summary.json",
-        "run the manifest and compare the digests",
+        "appliance replay BUNDLE --level R1",
     ),
     "R2": (
         "training bit-identical on the same platform",
         "content/train/hash_chain.jsonl (a link for every step)",
-        "run the manifest on the same platform",
+        "appliance replay BUNDLE --level R2",
     ),
     "R3": (
         "evaluation identical episode by episode on the same platform",
         "content/evaluate/episodes.jsonl",
-        "run the manifest on the same platform",
+        "appliance replay BUNDLE --level R3",
     ),
     "R4": (
         "success rate statistically equivalent elsewhere, margin declared before training",
         "expect.success_rate in the manifest",
-        "evaluate the checkpoint elsewhere",
+        "appliance replay BUNDLE --level R4",
     ),
     "R5": (
         "the same after retraining",
         "expect.success_rate in the manifest",
-        "run the manifest elsewhere",
+        "appliance replay BUNDLE --level R5",
     ),
 }
 _CHECKED = {
@@ -159,8 +159,7 @@ def _make_banner(view: ReportInput, expectations: list[Expectation]) -> Note:
         tone=Tone.PLAIN,
         word="Recorded, not checked",
         text=f"{met}A page cannot vouch for the files it was made from: `appliance verify` checks"
-        " every byte and the signature, and running the manifest again shows whether the same comes"
-        " out.",
+        " every byte and the signature, and `appliance replay` whether the same comes out again.",
     )
 
 
@@ -319,7 +318,9 @@ def _tabulate_levels(view: ReportInput) -> Block:
             if level in view.levels
             else Cell(text="not recorded")
         )
-        rows.append((level, meaning, recorded, Cell(text=where, code=True), how))
+        rows.append(
+            (level, meaning, recorded, Cell(text=where, code=True), Cell(text=how, code=True))
+        )
     table = make_table(
         "levels",
         "Levels of reproduction: the evidence this bundle holds for each",

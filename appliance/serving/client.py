@@ -43,6 +43,7 @@ ANSWER_TIMEOUT_S = 600.0
 
 _FOREIGN_NOISE_DIMS = 32
 _RETRY_PAUSE_S = 0.25
+_LARGEST_JSON_INTEGER = 2**53 - 1  # RFC 8785, section 3.2.2.3
 
 
 class PolicyServerLostError(PolicyServerError):
@@ -101,7 +102,8 @@ class RemotePolicy:
         The address is not part of it: the same policy may be served elsewhere tomorrow.
         """
         if self.description is not None:
-            return {**self.description.policy, "served": True, "noise": "controlled"}
+            policy = _to_plain(self.description.policy)
+            return {**policy, "served": True, "noise": "controlled"}
         return {
             "server_metadata": _to_plain(self.metadata),
             "served": True,
@@ -323,11 +325,12 @@ def _to_plain(value: object) -> Any:
         return [_to_plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
         return _to_plain(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return str(value)
+    is_plain = value is None or isinstance(value, str | bool)
+    if isinstance(value, int):
+        is_plain = abs(value) <= _LARGEST_JSON_INTEGER
+    if isinstance(value, float):
+        is_plain = bool(np.isfinite(value))
+    return value if is_plain else str(value)
 
 
 def _reason(error: BaseException) -> str:

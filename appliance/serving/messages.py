@@ -104,8 +104,8 @@ def read_description(metadata: object) -> ServerDescription | None:
 
 
 def _positive(value: object) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r:.40} is not a positive whole number")
+    if type(value) is not int or not 1 <= value <= MAX_SIDE_PX:
+        raise ValueError(f"{value!r:.40} is not a whole number from 1 to {MAX_SIDE_PX}")
     return value
 
 

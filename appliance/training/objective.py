@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from appliance.digest import digest_files, sha256_file, tree_digest
 from appliance.errors import CheckpointError
@@ -41,22 +42,22 @@ def initial_params(
 ) -> FlatParams:
     """Random parameters of ``seed``, or given weights with only what they lack drawn.
 
-    Leaves are converted one by one, so that the loaded and the stored form of large weights are
-    never whole at the same time. Raises CheckpointError when the weights are not the ones named or
-    do not fit.
+    NumPy arrays, so that no device need hold all of them. Leaves are converted one by one: the
+    loaded and the stored form of large weights are never whole at the same time. Raises
+    CheckpointError when the weights are not the ones named or do not fit.
     """
     loaded: dict[str, Any] = {}
     if init is not None:
         check_weights_digest(init)
         loaded = load_weights(init.checkpoint, config.model)
-    params: FlatParams = {}
+    params: dict[str, Any] = {}
     drawn = 0
     for path in flatten_params(abstract_params(config.model)):
         leaf = loaded.pop(path, None)
         if leaf is None:
             leaf = init_leaf(config.model, seed, path)
             drawn += 1
-        params[path] = jnp.array(leaf, stored_type(path, freeze), copy=True)
+        params[path] = np.array(leaf, dtype=stored_type(path, freeze))
     if init is not None:
         logger.info(
             "%s: %d parameters start from it, %d at random",

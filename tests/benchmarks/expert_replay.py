@@ -88,8 +88,10 @@ def describe_table(results: dict[str, dict[str, Any]]) -> str:
 
 def main(tasks: Iterable[str]) -> bool:
     """Run the tasks and write the table; whether every trial was solved."""
-    results = {task: replay_task(task, RUNS / task) for task in tasks}
-    write_atomic(RESULTS, describe_table(results).encode())
+    results: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        results[task] = replay_task(task, RUNS / task)
+        write_atomic(RESULTS, describe_table(results).encode())
     print(RESULTS.read_text("utf-8"))
     return all(each["successes"] == each["episodes"] for each in results.values())
 

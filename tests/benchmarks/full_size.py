@@ -87,43 +87,62 @@ def make_batches(config: TrainConfig, batch_size: int) -> list[dict[str, Any]]:
 
 
 class Trainer:
-    """One compiled step and the means to run it from the start again."""
+    """One compiled step on all devices, and the means to run it from the start again."""
 
-    def __init__(self, config: TrainConfig, freeze_mode: FreezeMode, batch_size: int) -> None:
-        from appliance.training.objective import STATE_NOISE
-        from appliance.training.optimizer import build_optimizer, freeze_rule
+    def __init__(
+        self, config: TrainConfig, freeze_mode: FreezeMode, batch_size: int, fsdp_devices: int
+    ) -> None:
+        from appliance.training.mesh import build_mesh
+        from appliance.training.optimizer import freeze_rule
 
         self.config = config
         self.freeze = freeze_rule(config.freeze, freeze_mode)
-        self.batches = [{**batch, STATE_NOISE: None} for batch in make_batches(config, batch_size)]
-        self.optimizer = build_optimizer(config.optimizer)
-        self.compiled: Any = None
+        self.batches = make_batches(config, batch_size)
+        self.mesh = build_mesh(fsdp_devices)
+        self.step: Any = None
         self.compile_s = 0.0
 
     def start(self) -> TrainState:
-        """Random parameters, and everything else before the first step."""
+        """Random parameters and everything else before the first step, on the devices."""
+        import jax
+
+        from appliance.training.mesh import place_tree, tree_shardings
         from appliance.training.objective import initial_params
-        from appliance.training.optimizer import split_frozen
+        from appliance.training.optimizer import build_optimizer, split_frozen
         from appliance.training.step import start_state
 
         params = initial_params(self.config, 0, self.freeze, None)
-        trained, frozen = split_frozen(params, self.freeze)
-        return start_state(trained, frozen, self.optimizer, ema_decay=self.config.ema_decay)
+        placed = place_tree(params, tree_shardings(self.mesh, params))
+        optimizer = build_optimizer(self.config.optimizer)
 
-    def compile_for(self, *arguments: Any) -> Any:
-        """The step for arguments of these shapes, made once."""
+        def begin(trained: Any, frozen: Any) -> TrainState:
+            return start_state(trained, frozen, optimizer, ema_decay=self.config.ema_decay)
+
+        parts = split_frozen(placed, self.freeze)
+        shardings = tree_shardings(self.mesh, jax.eval_shape(begin, *parts))
+        state: TrainState = jax.jit(begin, out_shardings=shardings)(*parts)
+        return state
+
+    def place(self, index: int) -> dict[str, Any]:
+        """The batch of a step, on the devices."""
+        from appliance.training.mesh import batch_sharding, place_batch
+        from appliance.training.objective import STATE_NOISE
+
+        batch = place_batch(self.batches[index % POOL], batch_sharding(self.mesh))
+        return {**batch, STATE_NOISE: None}
+
+    def compile_for(self, *arguments: Any) -> None:
+        """Make the training room's step for arguments of these shapes, once."""
         import jax
 
-        from appliance.training.objective import build_loss
-        from appliance.training.step import build_step
+        from appliance.training.loop import compile_for_shapes
 
-        if self.compiled is None:
+        if self.step is None:
             start_s = time.perf_counter()
-            loss = build_loss(self.config)
-            step = build_step(loss, self.optimizer, ema_decay=self.config.ema_decay)
-            self.compiled = jax.jit(step, donate_argnums=0).lower(*arguments).compile()
+            leaves, form = jax.tree.flatten(arguments)
+            shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+            self.step = compile_for_shapes(self.config, self.mesh, form, shapes)
             self.compile_s = time.perf_counter() - start_s
-        return self.compiled
 
     def run(self, steps: int) -> Iterator[tuple[float, str]]:
         """Seconds and loss bits of each step from the start; last the digest of what it served."""
@@ -131,15 +150,16 @@ class Trainer:
 
         from appliance.policy.checkpoint import digest_leaves
         from appliance.policy.parameters import make_key
+        from appliance.training.mesh import gather_tree
 
         state, key, rate = self.start(), make_key(0), np.float32(1e-5)
-        step = self.compile_for(state, self.batches[0], key, rate)
+        self.compile_for(state, self.place(0), key, rate)
         for index in range(steps):
             start_s = time.perf_counter()
-            state, metrics = step(state, self.batches[index % POOL], key, rate)
+            state, metrics = self.step(state, self.place(index), key, rate)
             loss = float(metrics["loss"])
             yield time.perf_counter() - start_s, loss.hex()
-        yield 0.0, sha256_json(digest_leaves(state.served))
+        yield 0.0, sha256_json(digest_leaves(gather_tree(state.served)))
 
 
 def measure_device(dtype: str) -> float:
@@ -165,7 +185,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
 
     config = make_config(options.config)
     batch_size = options.batch_size or config.batch_size
-    trainer = Trainer(config, options.freeze_mode, batch_size)
+    trainer = Trainer(config, options.freeze_mode, batch_size, options.fsdp_devices)
     first = list(trainer.run(options.steps))
     second = list(trainer.run(options.steps))
     device = jax.devices()[0]
@@ -173,12 +193,15 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     step_s = statistics.median(seconds)
     flops = count_step(config, trainer.freeze).step * batch_size
     sheet = next((rate for part, rate in DATA_SHEETS.items() if part in device.device_kind), None)
-    reached = measure_device(config.model.dtype)
-    memory = trainer.compiled.memory_analysis()
+    reached = measure_device(config.model.dtype) * jax.device_count()
+    sheet = None if sheet is None else sheet * jax.device_count()
+    memory = trainer.step.memory_analysis()
     in_use = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return {
         "config": config.name,
         "device": device.device_kind,
+        "devices": jax.device_count(),
+        "fsdp_devices": options.fsdp_devices,
         "backend": jax.default_backend(),
         "jax": jax.__version__,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -207,12 +230,17 @@ def main() -> None:
     parser.add_argument("--config", choices=["dummy", *PRESETS], default="dummy")
     parser.add_argument("--steps", type=int, default=10, help="more than two, which warm up")
     parser.add_argument("--batch-size", type=int, help="the preset's when not given")
+    parser.add_argument("--fsdp-devices", type=int, default=1, help="devices that share a state")
     parser.add_argument("--freeze-mode", choices=["default", "strong"], default="default")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.steps <= WARM_STEPS:
         parser.error(f"--steps: {options.steps} is too few; the first {WARM_STEPS} warm up")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+    import jax
+
+    if jax.device_count() % options.fsdp_devices:
+        parser.error(f"--fsdp-devices: does not divide the {jax.device_count()} devices here")
     figures = describe(options)
     if options.json:
         print(json.dumps(figures))

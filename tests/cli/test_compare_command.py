@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from appliance.bundle.archive import pack_bundle
 from appliance.files import write_json
 from tests.conftest import Appliance
 from tests.evaluation.fakes import NoisePolicy, run_evaluation
@@ -56,6 +58,22 @@ def test_run_folders_stage_folders_and_bundles_are_taken_too(
         outcome = appliance("compare", place, evaluations[1], "--json")
         assert outcome.code == 0, outcome.err
         assert json.loads(outcome.out)["first"]["successes"] == 6
+
+
+def test_a_bundles_archive_is_taken_as_its_folder_is(
+    appliance: Appliance, evaluations: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(evaluations[0] / "content", bundle / "content" / "evaluate")
+    archive = tmp_path / "packed.tar.gz"
+    pack_bundle(bundle, archive)
+    packed = appliance("compare", archive, evaluations[1], "--first-label", "ours", "--json")
+    assert packed.code == 0, packed.err
+    folder = appliance("compare", bundle, evaluations[1], "--first-label", "ours", "--json")
+    assert json.loads(packed.out) == json.loads(folder.out)
+    data = archive.read_bytes()
+    archive.write_bytes(data[: len(data) // 2])
+    assert appliance("compare", archive, evaluations[1]).code == 20
 
 
 def test_what_cannot_be_compared_is_a_clear_error(

@@ -19,7 +19,7 @@ def test_every_line_says_what_was_found_and_json_says_the_same(
     outcome = appliance("doctor", *options)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert lines[-1] == "Ready to run."
+    assert lines[-1] == "Nothing that run needs is missing."
     value = json.loads(appliance("doctor", *options, "--json").out)
     assert value["ready"] is True
     assert value["for"] == "run"

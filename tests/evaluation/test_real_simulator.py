@@ -37,7 +37,7 @@ SPEC = SimulatorSpec(task="touch_block", cameras=("cam_high",), image_size=(96, 
 SEEDS = (100000, 100001, 100002)
 DEMONSTRATED = 2
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

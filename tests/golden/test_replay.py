@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ class Replayed:
     code: int
     verdict: dict[str, Any]
     text: str
+    err: str
     junit: Path
     summary: str
     work_dir: Path
@@ -52,39 +55,71 @@ def copy_checkout(folder: Path) -> Path:
     return folder
 
 
+def command(checkout: Path, target: Path, *options: str | Path) -> list[str]:
+    """The command that replays ``target`` and leaves everything it writes in ``checkout``."""
+    return [
+        *(sys.executable, "-m", "appliance", "replay", str(target)),
+        *("--work-dir", str(checkout / "work"), "--output", str(checkout / "verdict.json")),
+        *("--junit", str(checkout / "junit.xml"), "--summary", str(checkout / "summary.md")),
+        *("--key-dir", str(checkout / "keys"), *map(str, options)),
+    ]
+
+
 def replay(checkout: Path, target: Path, *options: str | Path) -> Replayed:
     """Replay ``target`` with the package in ``checkout``."""
-    work = checkout / "work"
-    verdict = checkout / "verdict.json"
-    reports = (checkout / "junit.xml", checkout / "summary.md")
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "appliance", "replay", target),
-            *("--work-dir", work, "--output", verdict, "--key-dir", checkout / "keys"),
-            *("--junit", reports[0], "--summary", reports[1], *options),
-        ],
+        command(checkout, target, *options),
         cwd=checkout,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
         check=False,
     )
+    verdict = checkout / "verdict.json"
     assert verdict.is_file(), done.stderr
     return Replayed(
         code=done.returncode,
         verdict=json.loads(verdict.read_bytes()),
         text=done.stdout,
-        junit=reports[0],
-        summary=reports[1].read_text("utf-8"),
-        work_dir=work,
+        err=done.stderr,
+        junit=checkout / "junit.xml",
+        summary=(checkout / "summary.md").read_text("utf-8"),
+        work_dir=checkout / "work",
     )
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what would lead away from the copy."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def kill_in_training(checkout: Path, target: Path, *options: str) -> None:
+    """Begin a replay and kill it, and all it started, some seconds into training."""
+    running = subprocess.Popen(
+        command(checkout, target, *options),
+        cwd=checkout,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stderr is not None
+    for line in running.stderr:
+        if line.strip() == "train: run":
+            break
+    time.sleep(4)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    running.stderr.close()
 
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Replayed:
-    """The smoke golden, replayed whole by an untouched copy."""
+    """The smoke golden, replayed whole by an untouched copy, killed once on the way."""
     checkout = copy_checkout(tmp_path_factory.mktemp("replay") / "untouched")
+    kill_in_training(checkout, GOLDEN / "smoke.yaml", "--budget", "60")
     return replay(checkout, GOLDEN / "smoke.yaml", "--budget", "60")
 
 
@@ -114,7 +149,13 @@ def test_an_untouched_checkout_passes(untouched: Replayed) -> None:
     assert levels["R1"] == "shown"
     same = untouched.verdict["platform"]["same"]
     assert {levels["R2"], levels["R3"]} <= ({"shown"} if same else {"shown", "consistent"})
-    assert untouched.verdict["level"] == ("R3" if same else untouched.verdict["level"])
+    assert levels["R5"] == "shown"
+    assert untouched.verdict["claim"]["outcome"] == "confirmed"
+
+
+def test_a_killed_replay_goes_on_where_it_stopped(untouched: Replayed) -> None:
+    assert "train: continue" in untouched.err
+    assert "plan: done" in untouched.err
 
 
 def test_its_reports_say_so_in_the_forms_of_ci(untouched: Replayed) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from numpy.testing import assert_allclose, assert_array_equal
 
 from appliance.errors import CheckpointError
@@ -15,7 +16,7 @@ from appliance.norm_stats.files import NormStats
 from appliance.policy.checkpoint import save_params
 from appliance.policy.inference import Policy, load_policy
 from appliance.policy.initialization import init_params
-from appliance.policy.model import Pi0
+from appliance.policy.model import Pi0, draw_times
 from appliance.policy.observation import make_observation
 from appliance.policy.parameters import bind_model, make_key
 from appliance.policy.presets import PRESETS
@@ -118,6 +119,14 @@ def test_the_loss_of_two_draws_is_the_mean_of_each_alone(norm_stats: NormStats) 
     alone = [loss(noise[i : i + 1], time[i : i + 1]) for i in range(2)]
     assert both.shape == (2, 16)
     assert_allclose(both, (alone[0] + alone[1]) / 2, rtol=1e-4)
+
+
+def test_times_are_drawn_from_the_beta_distribution_of_the_spec() -> None:
+    times = np.asarray(draw_times(make_key(3), (4, 5000)), np.float64).reshape(-1)
+    assert 0.001 <= times.min() < 0.01
+    assert 0.999 < times.max() <= 1.0
+    test = scipy.stats.kstest((times - 0.001) / 0.999, scipy.stats.beta(1.5, 1).cdf)
+    assert test.pvalue > 0.01
 
 
 def test_the_loss_is_a_function_of_its_key(norm_stats: NormStats) -> None:

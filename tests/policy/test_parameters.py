@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from appliance.policy.config import GEMMA_VARIANTS, SIGLIP_VARIANTS, Pi0Config
-from appliance.policy.initialization import init_params
+from appliance.policy.initialization import init_leaf, init_params
 from appliance.policy.parameters import (
     abstract_params,
     bind_model,
@@ -19,6 +20,7 @@ from appliance.policy.parameters import (
 )
 from appliance.policy.presets import PRESETS
 from tests.policy.conftest import Reference
+from tests.policy.small_models import ADAPTED
 
 LORA = PRESETS["pi0_base_aloha_robotwin_lora"]
 FULL = PRESETS["pi0_base_aloha_robotwin_full"]
@@ -194,6 +196,16 @@ def test_initial_kernels_have_variance_one_over_fan_in() -> None:
             assert (leaf == 1).all()
         elif re.search(r"bias$|scale$", path):
             assert (leaf == 0).all()
+
+
+def test_adapters_start_small_and_openpis_vision_head_at_zero() -> None:
+    shapes = flatten_params(abstract_params(ADAPTED))
+    adapters = [path for path in shapes if "lora" in path]
+    numbers = np.concatenate([init_leaf(ADAPTED, 0, path).reshape(-1) for path in adapters])
+    assert np.std(numbers) == pytest.approx(0.01, rel=0.02)
+    assert abs(np.mean(numbers)) < 1e-4
+    openpi = replace(ADAPTED, vision=replace(ADAPTED.vision, zero_head=LORA.model.vision.zero_head))
+    assert (init_leaf(openpi, 0, "PaliGemma/img/head/kernel") == 0).all()
 
 
 def test_a_bound_model_carries_the_parameters_it_was_given() -> None:

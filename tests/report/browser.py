@@ -45,7 +45,7 @@ def install_browser() -> str:
         if find_browser():
             return ""
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        packages = ("chromium", "fonts-dejavu-core")
+        packages = ("chromium", "fonts-dejavu-core", "poppler-utils")
         for command in (
             ("apt-get", "update", "-qq"),
             ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages),

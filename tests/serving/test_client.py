@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from appliance.digest import canonical_json
 from appliance.errors import PolicyRaisedError, PolicyServerError
 from appliance.serving.client import PolicyServerLostError, RemotePolicy
 from appliance.serving.service import PolicyService
@@ -85,6 +87,25 @@ def test_a_foreign_server_is_asked_one_by_one_without_our_keys() -> None:
     )
     assert identity["noise"] == "the server's own, not controlled"
     assert identity["server_metadata"] == {"reset_pose": [0.0, -1.5], "note": 2.0}
+
+
+def test_whatever_a_server_says_of_itself_can_be_recorded() -> None:
+    said = {
+        "nan": float("nan"),
+        "large": 2**63,
+        "bytes": b"\x00",
+        "array": np.arange(3),
+        "deep": [{"x": (1, None, True)}],
+    }
+    described = dataclasses.replace(DESCRIPTION, policy=said).to_metadata()
+    for metadata in (said, described):
+        with foreign_server(lambda message: {}, metadata=metadata) as url:
+            remote = open_policy(url)
+            identity = json.loads(canonical_json(remote.identity()))
+            remote.close()
+        plain = identity.get("server_metadata", identity)
+        assert plain["array"] == [0, 1, 2]
+        assert plain["large"] == str(2**63)
 
 
 def test_a_client_waits_for_a_server_that_is_starting() -> None:

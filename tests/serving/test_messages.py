@@ -50,6 +50,7 @@ def test_metadata_that_cannot_be_understood_is_a_clear_error(metadata: Any, text
         {"noise_shape": [5]},
         {"noise_shape": [5, 0]},
         {"noise_shape": [5.0, 32]},
+        {"noise_shape": [10**9, 10**9]},
         {"max_batch": 0},
         {"image_size": "large"},
         {"cameras": 3},

@@ -1,11 +1,15 @@
 """A training run small enough for tests, on the shipped demonstrations; also run as a process.
 
-``python -m tests.training.small_run ASSETS OUT STEPS [--plan DIR] [--workers N] [...]``
+``python -m tests.training.small_run ASSETS OUT STEPS [--plan DIR] [--workers N] [...]``, or
+``serve``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,8 +129,27 @@ def read_content(out: Path) -> dict[str, bytes]:
     }
 
 
-def main() -> None:
-    """Run as a process, to be killed."""
+def serve() -> None:
+    """Fork a process for each line of arguments (JSON) that comes in, to be killed from outside.
+
+    The libraries are imported once; nothing of jax is started before a fork. Prints the process's
+    ``pid``, what it prints itself, and ``ended`` with its exit code.
+    """
+    from appliance.training import loop, processes
+
+    assert loop.PROGRESS_INTERVAL_S >= 0
+    assert processes.GRACE_S > 0
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            main(json.loads(line))
+            os._exit(0)
+        print("pid", pid, flush=True)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run as a process of its own."""
     parser = argparse.ArgumentParser()
     parser.add_argument("assets", type=Path)
     parser.add_argument("out", type=Path)
@@ -139,7 +162,7 @@ def main() -> None:
     parser.add_argument("--cpu-devices", type=int, default=1)
     parser.add_argument("--fsdp", type=int)
     parser.add_argument("--wide", action="store_true", help="with leaves large enough to be cut")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     request = make_request(
         arguments.assets,
         num_train_steps=arguments.steps,
@@ -168,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve() if sys.argv[1:] == ["serve"] else main()
