@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from tests.benchmarks.figure import Figure
+from tests.benchmarks.memory import peak_memory_kib
 
 NUM_DIMS = 14
 GRIPPERS = (6, 13)
@@ -68,7 +68,7 @@ def measure(work: Callable[[], Any]) -> dict[str, float]:
     begun = time.process_time()
     work()
     spent = time.process_time() - begun
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_kib = peak_memory_kib()
     return {"seconds": spent, "peak_gb": peak_kib * 1024 / 1e9}
 
 

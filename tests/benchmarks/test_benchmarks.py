@@ -54,6 +54,7 @@ def test_verification_is_measured_on_a_bundle_with_a_checkpoint() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*video decoding and encoding.*:UserWarning")
 def test_training_is_measured_against_a_plain_baseline_that_computes_the_same(
     tmp_path: Path,
 ) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 from tests.benchmarks.figure import Figure
+from tests.benchmarks.memory import peak_memory_kib
 
 CHECKPOINT_BYTES = 10 << 30
 PIECE_BYTES = 16 << 20
@@ -78,7 +78,7 @@ def measure(work: str, base: Path) -> dict[str, float]:
         target = base / "bundle.tar.gz" if work == "archive" else target
         report = verify_bundle(target, key_dir=base / "keys")
         assert report.trusted, report.findings
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_kb = peak_memory_kib()
     return {
         "processor_s": time.process_time() - processor,
         "wall_s": time.perf_counter() - wall,
