@@ -23,6 +23,7 @@ DATASET = GOLDEN / "data" / "touch_block-stand_in-50"
 TOGETHER = ("docker", "golden")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
