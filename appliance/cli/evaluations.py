@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from appliance.serving.client import RemotePolicy
 
 ENVIRONMENT_NAME = "environment.json"
+CONNECTIONS_NAME = "connections.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +66,8 @@ def evaluate_policy(
 
     folder = RunFolder(output.resolve())
     folder.create()
-    with folder.claimed(), _opened(manifest, place, server) as asked:
-        parts = {name: folder.path / name for name in (CONTENT, OBSERVED, ARTIFACTS)}
+    parts = {name: folder.path / name for name in (CONTENT, OBSERVED, ARTIFACTS)}
+    with folder.claimed(), _opened(manifest, place, server, parts[OBSERVED]) as asked:
         for part in (parts[CONTENT], parts[OBSERVED]):
             with storage_errors(part, "making the output folder"):
                 part.mkdir(exist_ok=True)
@@ -117,17 +118,30 @@ def _read(manifest_path: Path | None, place: PolicyPlace) -> Manifest:
 
 
 @contextlib.contextmanager
-def _opened(manifest: Manifest, place: PolicyPlace, server: ServerPlace | None) -> Iterator[_Asked]:
+def _opened(
+    manifest: Manifest, place: PolicyPlace, server: ServerPlace | None, observed: Path
+) -> Iterator[_Asked]:
     if server is None:
         yield _open_local(manifest, place)
         return
     with _connect(manifest, server) as remote:
-        yield _Asked(
+        asked = _Asked(
             policy=remote,
             identity=remote.identity(),
             simulator=_simulator_for(manifest, remote),
             source=server.url,
         )
+        try:
+            yield asked
+        finally:
+            _record_connection(observed, remote)
+
+
+def _record_connection(observed: Path, remote: RemotePolicy) -> None:
+    """Note which server was asked in this session, and how often it had to be found again."""
+    path = observed / CONNECTIONS_NAME
+    sessions = read_json(path) if path.is_file() else []
+    write_json(path, [*sessions, {"url": remote.url, "reconnects": remote.reconnects}])
 
 
 def _open_local(manifest: Manifest, place: PolicyPlace) -> _Asked:

@@ -6,12 +6,14 @@ import getpass
 import stat
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.bundle.keys import Passphrase
 from appliance.errors import SigningKeyError
+
+if TYPE_CHECKING:
+    from appliance.bundle.keys import Passphrase
 
 MAX_PASSPHRASE_BYTES = 4096
 

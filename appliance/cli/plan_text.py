@@ -7,6 +7,7 @@ from typing import Any
 
 from appliance.plan.exposure import Exposure
 from appliance.report.plan_summary import EventSummary, PlanSummary, StageShare, WeightBin
+from appliance.report.wording import name_runs
 
 _NAME_WIDTH = 20
 _BAR_WIDTH = 40
@@ -24,7 +25,9 @@ def describe_summary(summary: PlanSummary) -> str:
         _line("fingerprint", settings["dataset_fingerprint"]),
         _line("training", f"{settings['train_config_name']}, batch {settings['batch_size']}"),
         _line("horizon", f"{settings['action_horizon_H']} frames, tail {settings['tail_keep']}"),
-        _line("episodes", f"{len(kept)} of {settings['num_episodes_total']}: {_name_runs(kept)}"),
+        _line(
+            "episodes", f"{len(kept)} of {settings['num_episodes_total']}: {name_runs(kept, 12)}"
+        ),
         _line("valid starts", settings["num_valid_frames"]),
         _line("anchors", f"{summary.num_anchors}, {_describe_stride(settings)}"),
         _line("ESS", f"{summary.ess:.1f}"),
@@ -66,18 +69,6 @@ def _describe_stride(settings: Any) -> str:
     if requested is None or stride == requested:
         return words
     return f"{words} (stride {requested} was halved for enough anchors)"
-
-
-def _name_runs(ids: list[Any], most: int = 12) -> str:
-    """``0-3, 7, 9-11``: ascending ids with runs drawn together."""
-    runs: list[list[int]] = []
-    for each in ids:
-        if runs and each == runs[-1][1] + 1:
-            runs[-1][1] = each
-        else:
-            runs.append([each, each])
-    texts = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:most]]
-    return ", ".join(texts) + (", ..." if len(runs) > most else "")
 
 
 def _describe_stages(stages: Iterable[StageShare]) -> list[str]:

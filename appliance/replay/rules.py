@@ -1,10 +1,10 @@
 """What may be expected of each fact: equal bits anywhere, or on one platform, or a tolerance.
 
 The first rule whose pattern fits a fact's path decides. Tolerances were measured by running the
-same training with other instruction sets (SSE4.2, AVX, AVX-512) and other thread counts: figures
-of a float32 model differ by 5e-7 at the first step and 6e-6 after 60 (relative). Twenty times as
-much is allowed, growing with the step, and a step where that would exceed ``LOOSEST`` is not
-compared: two honest runs part company in the end.
+same training with other instruction sets (SSE4.2, AVX-512 against AVX2): figures of a float32
+model differ by 5e-7 at the first step and 6e-6 after 60 (relative). Twenty times as much is
+allowed, growing with the step, and a step where that would exceed ``LOOSEST`` is not compared: two
+honest runs part company in the end.
 """
 
 from __future__ import annotations

@@ -156,9 +156,11 @@ def run_alone(name: str, *arguments: Any, **options: Any) -> dict[str, Any]:
             *(sys.executable, "-m", "tests.benchmarks.evaluation_speed", name),
             *(json.dumps(arguments), json.dumps(options)),
         ],
-        stdout=subprocess.PIPE,
-        check=True,
+        capture_output=True,
+        check=False,
     )
+    if done.returncode:
+        raise SystemExit(done.stderr.decode(errors="replace"))
     # RoboTwin prints its own lines before ours.
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

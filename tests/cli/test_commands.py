@@ -102,6 +102,17 @@ def test_help_and_verify_import_nothing_heavy() -> None:
     assert said.stdout.strip() == "[]"
 
 
+def test_declaring_the_commands_imports_no_library_but_typer() -> None:
+    libraries = {"cryptography", "jsonschema", "yaml", "numpy", "pyarrow", "scipy", "jinja2"}
+    script = (
+        f"import sys; import appliance.cli.main;print(sorted({libraries!r} & set(sys.modules)))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == "[]"
+
+
 def leaf_errors(base: type[errors.ApplianceError]) -> Iterator[type[errors.ApplianceError]]:
     for each in base.__subclasses__():
         yield each

@@ -240,5 +240,7 @@ def test_an_evaluation_whose_server_is_killed_goes_on_when_it_is_back(
     with serving(checkpoint, "--port", running.url.rpartition(":")[2]):
         done = run_command(command)
     assert done.returncode == 0, done.stderr
+    connections = json.loads((output / "observed" / "connections.json").read_text())
+    assert connections == [{"url": running.url, "reconnects": 0}] * 2
     local = local_evaluation(manifest) / "content" / "episodes.jsonl"
     assert (output / "content" / "episodes.jsonl").read_bytes() == local.read_bytes()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import ImageError, OutOfMemoryError
+from appliance.errors import ImageError
 from appliance.stages.images import read_inventory
 from tests.conftest import GOLDEN, ROOT
 from tests.golden.docker.conftest import IMAGE, Containers
@@ -164,16 +164,6 @@ def test_ctrl_c_stops_the_container_and_says_how_to_go_on(containers: Containers
     assert code == 130, text
     assert "Run the same command again" in text
     assert "Traceback" not in text
-    assert containers.left() == []
-
-
-def test_too_little_memory_is_told_from_a_failure(
-    containers: Containers, write_manifest: WriteManifest
-) -> None:
-    manifest = write_manifest(("engine: host", "engine: docker\n  memory_gib: 0.25"))
-    done = containers.run(manifest, "memory")
-    assert done.returncode == OutOfMemoryError.exit_code, done.stderr
-    assert "runtime.memory_gib" in done.stderr
     assert containers.left() == []
 
 

@@ -14,9 +14,14 @@ from typing import Any
 import pytest
 
 from appliance.bundle.keys import load_or_create_key
-from appliance.engine.container import StageContainer, run_python
-from appliance.engine.isolation import Exposure, Limits
-from appliance.errors import StageFailedError
+from appliance.engine.container import (
+    StageContainer,
+    run_label,
+    run_python,
+    run_stage_container,
+)
+from appliance.engine.isolation import RUN_LABEL, Exposure, Limits
+from appliance.errors import OutOfMemoryError, StageFailedError, StorageError
 from appliance.stages.engines import container_environment
 from appliance.stages.manifest import read_manifest
 from appliance.stages.run_folder import RunFolder
@@ -185,3 +190,40 @@ def test_files_belong_to_the_caller_whoever_that_is(
 
 def test_processes_are_counted(request_: StageContainer) -> None:
     assert 0 < run(request_, FORK) < 64
+
+
+def run_stage_with(request: StageContainer, program: str) -> int:
+    """Run a stage whose Python runs ``program`` before anything of ours."""
+    (request.exposure.run_dir / "sitecustomize.py").write_text(program, "utf-8")
+    environment = {**request.environment, "PYTHONPATH": str(request.exposure.run_dir)}
+    return run_stage_container(
+        "plan", replace(request, environment=environment), output=io.BytesIO()
+    )
+
+
+def test_too_little_memory_is_told_from_a_failure_and_from_a_kill(
+    request_: StageContainer,
+) -> None:
+    # A run folder without a manifest: the stage's own error and exit code come through.
+    assert run_stage_with(request_, "") == StorageError.exit_code
+    with pytest.raises(OutOfMemoryError, match=r"1\.00 GiB.*runtime\.memory_gib"):
+        run_stage_with(request_, "held = [bytearray(1 << 26) for _ in range(64)]")
+    with pytest.raises(StageFailedError, match=r"SIGKILL from outside.*again to continue"):
+        run_stage_with(request_, "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(KeyboardInterrupt):
+        run_stage_with(request_, "import os\nos._exit(130)")
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(request_: StageContainer) -> None:
+    import docker
+
+    client = docker.from_env()
+    label = {RUN_LABEL: run_label(request_.exposure.run_dir)}
+    left = client.api.create_container(IMAGE, labels=label)["Id"]
+    other = client.api.create_container(IMAGE, labels={RUN_LABEL: "another"})["Id"]
+    run(request_, SAY_RIGHTS)
+    there = {each["Id"] for each in client.api.containers(all=True)}
+    client.api.remove_container(other, force=True)
+    client.close()
+    assert left not in there
+    assert other in there
