@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,12 +248,23 @@ def reading_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Keep orbax from logging the traceback of an error that is raised as well."""
+    """Keep orbax from showing the traceback of an error that is raised as well.
+
+    When one file of a checkpoint cannot be written, the writers of the others come back to an event
+    loop that is gone, some of them after the error was raised; the hook for those stays then.
+    """
     absl = logging.getLogger("absl")
-    level = absl.level
+    level, hook = absl.level, sys.unraisablehook
+
+    def show(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
     absl.setLevel(logging.CRITICAL)
+    sys.unraisablehook = show
     try:
         yield
+        sys.unraisablehook = hook
     finally:
         absl.setLevel(level)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,13 @@ Fed = tuple[Rows, Batch]
 
 
 class DeviceFeed:
-    """An iterator over the batches of ``loader``, each placed by ``place`` in a thread."""
+    """An iterator over the batches of ``loader``, each placed by ``place`` in a thread.
 
-    def __init__(self, loader: Iterator[Item], place: Callable[[Item], Batch]) -> None:
+    The loader starts its workers in that thread as well: in the main thread torch would let a dead
+    worker interrupt whatever runs there, a checkpoint being saved among it.
+    """
+
+    def __init__(self, loader: Iterable[Item], place: Callable[[Item], Batch]) -> None:
         self._loader = loader
         self._place = place
         self._ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=DEPTH)
@@ -54,9 +58,11 @@ class DeviceFeed:
 
     def _work(self) -> None:
         try:
-            while not self._stopped.is_set():
-                batch = next(self._loader)
+            for batch in self._loader:
                 self._put((np.asarray(batch["row"], dtype=np.int64), self._place(batch)))
+                if self._stopped.is_set():
+                    return
+            self._put(StopIteration())
         except BaseException as error:  # noqa: BLE001 - handed over to the thread that asks
             self._put(error)
 

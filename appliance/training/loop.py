@@ -203,7 +203,7 @@ def open_feed(run: Run, first_step: int) -> DeviceFeed:
     )
     loader = build_loader(run.inputs.items, batches, num_workers=run.request.num_workers)
     sharding = batch_sharding(run.mesh)
-    return DeviceFeed(iter(loader), lambda batch: place_batch(to_model(batch), sharding))
+    return DeviceFeed(loader, lambda batch: place_batch(to_model(batch), sharding))
 
 
 def to_model(batch: Item) -> Batch:

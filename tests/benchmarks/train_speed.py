@@ -195,7 +195,9 @@ def measure_epoch(
     ours = [batch["row"] for batch in build_loader(inputs.items, batches, num_workers=0)]
     our_s = time.perf_counter() - begun_s
     begun_s = time.perf_counter()
-    stock = [batch["row"] for batch in stock_loader(request, inputs, ours)]
+    with warnings.catch_warnings():  # torchvision's, about its own future
+        warnings.simplefilter("ignore")
+        stock = [batch["row"] for batch in stock_loader(request, inputs, ours)]
     stock_s = time.perf_counter() - begun_s
     if not all(np.array_equal(one, other) for one, other in zip(ours, stock, strict=True)):
         raise AssertionError("the two sides did not load the same items")

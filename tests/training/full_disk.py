@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import StorageError
+from appliance.training import loop
 from tests.training.small_run import CONFIG, make_request, read_content, run
 
 SIZE_BYTES = 32 << 20
@@ -38,6 +39,7 @@ def main() -> None:
                 os.posix_fallocate(stream.fileno(), 0, free - ROOM_BYTES)
 
     out = disk / "out"
+    loop.PROGRESS_INTERVAL_S = 0.0
     with pytest.raises(StorageError, match=r"The disk is full\. Free some space") as caught:
         run(request, out, on_progress=fill_disk)
     assert caught.value.exit_code == 30
