@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -85,6 +86,8 @@ class Daemon:
         from docker.errors import DockerException
 
         try:
+            with socket.socket(socket.AF_UNIX) as probe:  # the SDK leaves one open that fails
+                probe.connect(self.host.removeprefix("unix://"))
             client = docker.DockerClient(base_url=self.host, timeout=5)
         except (DockerException, OSError):
             return False
