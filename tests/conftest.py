@@ -20,7 +20,7 @@ DATASET = GOLDEN / "data" / "touch_block-stand_in-50"
 
 
 # Folders whose tests share one long piece of work: one worker does all of a folder.
-TOGETHER = ("docker", "golden")
+TOGETHER = ("golden",)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

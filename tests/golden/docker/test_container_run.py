@@ -18,7 +18,7 @@ from appliance.stages.images import read_inventory
 from tests.conftest import GOLDEN, ROOT
 from tests.golden.docker.conftest import IMAGE, Containers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("docker")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 WriteManifest = Callable[..., Path]
 SMOKE = GOLDEN / "smoke.yaml"
 

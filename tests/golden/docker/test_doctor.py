@@ -6,11 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.golden.docker.daemon import Daemon
-
-pytestmark = pytest.mark.xdist_group("docker")  # one worker, one engine
 
 
 def test_the_doctor_finds_a_running_engine(daemon: Daemon, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from appliance.stages.run_folder import RunFolder
 from tests.conftest import DATASET, GOLDEN
 from tests.golden.docker.conftest import IMAGE, Containers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("docker")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TRY_WRITING = """
 import json, os, sys
