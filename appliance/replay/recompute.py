@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.files import storage_errors, write_json
+from appliance.files import storage_errors
 from appliance.manifest.model import Manifest
 from appliance.plan.files import read_plan
 from appliance.replay.facts import read_stage_facts
 from appliance.stages import dataset, norm_stats, plan
 from appliance.stages.definition import StageContext
-from appliance.stages.pins import check_fingerprint
 from appliance.stages.train import build_request
 from appliance.training.configuration import resolve_configuration
 
@@ -29,7 +28,9 @@ def recompute_dataset(manifest: Manifest, root: Path, work: Path) -> dict[str, A
     _start_anew(place)
     context = _context(manifest, root, place, {})
     if importlib.util.find_spec("av") is None:
-        _describe_columns(context)
+        from appliance.dataset.columns import read_info
+
+        dataset.write_facts(context, read_info(root), None)
     else:
         dataset.STAGE.run(context)
     return read_stage_facts("dataset", context.content)
@@ -70,34 +71,6 @@ def _run_stage(
     context = _context(manifest, root, place, inputs)
     run(context)
     return read_stage_facts(name, context.content)
-
-
-def _describe_columns(context: StageContext) -> None:
-    """What the dataset stage writes, without the media figure."""
-    from appliance.dataset.columns import read_columns, read_info
-    from appliance.dataset.fingerprint import fingerprint_columns
-
-    info = read_info(context.dataset_root)
-    columns = read_columns(context.dataset_root)
-    fingerprint = fingerprint_columns(columns)
-    check_fingerprint(context.manifest, context.dataset_root, fingerprint, None)
-    write_json(
-        context.content / "dataset.json",
-        {
-            "repo_id": context.manifest.dataset.repo_id,
-            "fingerprint": fingerprint.value,
-            "media": None,
-            "num_frames": info.num_frames,
-            "num_episodes": info.num_episodes,
-            "fps": info.fps,
-            "cameras": list(info.cameras),
-            "tasks": list(columns.tasks),
-            "episodes": [
-                {"episode_index": episode, "content": digest, "media": None}
-                for episode, digest in fingerprint.episodes.items()
-            ],
-        },
-    )
 
 
 def _context(

@@ -20,7 +20,7 @@ from appliance.files import read_json
 from appliance.stages.bundle import identity_of
 from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
 from appliance.stages.manifest import read_manifest
-from appliance.stages.receipt import Receipt, read_receipt
+from appliance.stages.receipt import Receipt, parse_receipt, read_receipt
 from appliance.stages.run_folder import RunFolder
 
 STAGE_NAMES = ("dataset", "plan", "norm_stats", "train", "evaluate")
@@ -133,7 +133,7 @@ def _read_bundle(path: Path, folder: Path, *, is_packed: bool) -> Result:
             name: StageResult(
                 content=content / name,
                 artifacts=_folder(folder / ARTIFACTS / name),
-                receipt=_parse_receipt(observed / "receipts" / f"{name}.json"),
+                receipt=parse_receipt(observed / "receipts" / f"{name}.json"),
             )
             for name in STAGE_NAMES
             if (content / name).is_dir()
@@ -178,13 +178,3 @@ def _finished_stages(run: RunFolder) -> Iterator[tuple[str, StageResult]]:
 
 def _folder(path: Path) -> Path | None:
     return path if path.is_dir() else None
-
-
-def _parse_receipt(path: Path) -> Receipt | None:
-    if not path.is_file():
-        return None
-    try:
-        value = read_json(path)
-        return Receipt.from_dict(value) if isinstance(value, Mapping) else None
-    except StorageError:
-        return None

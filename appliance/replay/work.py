@@ -26,14 +26,7 @@ from appliance.stages.decide import build_key_parts
 from appliance.stages.definition import ARTIFACTS, CONTENT, Stage
 from appliance.stages.environment import describe_host
 from appliance.stages.manifest import read_manifest
-from appliance.stages.receipt import (
-    Receipt,
-    content_digest_of,
-    digest_outputs,
-    read_receipt,
-    stage_key,
-    write_receipt,
-)
+from appliance.stages.receipt import Receipt, read_receipt, seal_folder, stage_key
 from appliance.stages.run_folder import RunFolder
 
 STATE_FILE = "replay.json"
@@ -221,18 +214,9 @@ def adopt_stage(chain: Chain, stage: Stage, content: Path, artifacts: Path) -> R
         place.mkdir(parents=True)
         shutil.copytree(content, place / CONTENT)
     link_or_copy_tree(artifacts, place / ARTIFACTS)
-    outputs = digest_outputs(place)
-    receipt = Receipt(
-        stage=stage.name,
-        key=key,
-        key_parts=key_parts,
-        outputs=outputs,
-        content_digest=content_digest_of(outputs),
-        times=_NO_TIMES,
-        host=describe_host(),
+    return seal_folder(
+        place, stage=stage.name, key_parts=key_parts, times=_NO_TIMES, host=describe_host()
     )
-    write_receipt(place, receipt)
-    return receipt
 
 
 _NO_TIMES: Mapping[str, Any] = {"started_utc": "1970-01-01T00:00:00+00:00", "seconds": 0.0}

@@ -26,9 +26,9 @@ from appliance.files import storage_errors
 from appliance.simulator import checkout_worker
 from appliance.simulator.checkout_worker import pack, unpack
 from appliance.simulator.faults import UnplayableTrialError
-from appliance.simulator.process import CALL_TIMEOUT_S, Child, Failure, SimulatorClient
+from appliance.simulator.process import Child, Failure, SimulatorClient
 from appliance.simulator.renderer import DRIVER_VARIABLES, find_renderer, private_libraries
-from appliance.simulator.spec import CAMERAS
+from appliance.simulator.spec import CAMERAS, SceneSpec
 from appliance.simulator.values import Demonstration, ExpertOutcome, Observation, StepResult
 from appliance.streams import stream_seed
 
@@ -43,36 +43,20 @@ _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckoutSpec:
+class CheckoutSpec(SceneSpec):
     """A checkout and what is played in it; names are the checkout's own.
 
     ``root`` is the checkout's folder, ``python`` the interpreter of its environment. ``embodiment``
     is a name of its ``_embodiment_config.yml``. ``planner`` and ``shader`` say what it must turn
-    out to use (``curobo``, ``rt``): they choose nothing. ``image_size`` is (width, height) of one
-    of its camera types. ``cameras`` are LeRobot names; only these take pictures.
+    out to use (``curobo``, ``rt``): they choose nothing. ``image_size`` is that of one of its
+    camera types.
     """
 
     root: Path
     python: Path
-    task: str
-    task_config: str = "demo_clean"
     embodiment: str = "aloha-agilex"
     planner: str = "curobo"
     shader: str = "rt"
-    cameras: tuple[str, ...] = tuple(CAMERAS)
-    image_size: tuple[int, int] = (320, 240)
-
-    def as_record(self) -> dict[str, str | list[str] | list[int]]:
-        """The specification as JSON-able data, for records; without paths of this machine."""
-        return {
-            "task": self.task,
-            "task_config": self.task_config,
-            "embodiment": self.embodiment,
-            "planner": self.planner,
-            "shader": self.shader,
-            "cameras": list(self.cameras),
-            "image_size": list(self.image_size),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,24 +136,10 @@ def check_layout(root: Path) -> None:
         )
 
 
-class CheckoutProcess(SimulatorClient):
+class CheckoutProcess(SimulatorClient[CheckoutSpec]):
     """One simulator of a checkout."""
 
-    def __init__(
-        self,
-        spec: CheckoutSpec,
-        *,
-        log_path: Path | None = None,
-        call_timeout_s: float = CALL_TIMEOUT_S,
-        start_timeout_s: float = START_TIMEOUT_S,
-    ) -> None:
-        super().__init__(
-            spec.task,
-            log_path=log_path,
-            call_timeout_s=call_timeout_s,
-            start_timeout_s=start_timeout_s,
-        )
-        self._spec = spec
+    default_start_timeout_s = START_TIMEOUT_S
 
     def demonstrate(self, seed: int, instruction_type: str = "seen") -> Demonstration:
         """Refused: demonstrations are recorded with the checkout's own collect_data.sh."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from appliance.errors import ApplianceError, SimulatorError
 from appliance.files import storage_errors
 from appliance.simulator.faults import ActionError, SimulatorLostError, TaskRaisedError
+from appliance.simulator.spec import SceneSpec
 from appliance.simulator.values import (
     STATE_SIZE,
     Demonstration,
@@ -39,6 +40,8 @@ _CLOSE_TIMEOUT_S = 2.0
 _LOG_TAIL_LINES = 5
 
 logger = logging.getLogger(__name__)
+
+Spec = TypeVar("Spec", bound=SceneSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +63,29 @@ class Child(Protocol):
         """Wait, kill it (and what it started) after ``patience_s``, and return its exit code."""
 
 
-class SimulatorClient(abc.ABC):
+class SimulatorClient(abc.ABC, Generic[Spec]):
     """One simulator in a child process; use it as a context manager or call start and close.
 
     Not thread-safe: one call at a time. ``call_timeout_s`` bounds each call; a call that runs
-    over it ends the child. The child's output goes to ``log_path`` (a temporary file by default).
+    over it ends the child. ``start_timeout_s`` bounds its start, by default as the backend needs.
+    The child's output goes to ``log_path`` (a temporary file by default).
     """
 
+    default_start_timeout_s: ClassVar[float] = START_TIMEOUT_S
+
     def __init__(
-        self, task: str, *, log_path: Path | None, call_timeout_s: float, start_timeout_s: float
+        self,
+        spec: Spec,
+        *,
+        log_path: Path | None = None,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        start_timeout_s: float | None = None,
     ) -> None:
-        self._task = task
+        self._spec = spec
         self._call_timeout_s = call_timeout_s
-        self._start_timeout_s = start_timeout_s
+        self._start_timeout_s = (
+            self.default_start_timeout_s if start_timeout_s is None else start_timeout_s
+        )
         self._log_path = log_path
         self._own_log: Path | None = None
         self._child: Child | None = None
@@ -115,7 +128,7 @@ class SimulatorClient(abc.ABC):
         except SimulatorError:
             self._end(_CLOSE_TIMEOUT_S)
             raise
-        logger.info("simulator for %s started, log %s", self._task, log_path)
+        logger.info("simulator for %s started, log %s", self._spec.task, log_path)
 
     def close(self) -> None:
         """End the child. Safe to call twice; a temporary log goes with it unless it failed."""
@@ -191,14 +204,14 @@ class SimulatorClient(abc.ABC):
         if not answered:
             self._end(0.0)
             raise SimulatorLostError(
-                f"the simulator of {self._task} did not answer {name!r} within"
+                f"the simulator of {self._spec.task} did not answer {name!r} within"
                 f" {timeout_s:g} s and was ended.{self._log_hint()}"
             )
         if isinstance(answer, Failure):
             if answer.error is not None:
                 raise answer.error
             raise TaskRaisedError(
-                f"the simulator of {self._task} failed in {name!r}: {answer.text}."
+                f"the simulator of {self._spec.task} failed in {name!r}: {answer.text}."
                 f"{self._log_hint()}"
             )
         return answer
@@ -208,7 +221,8 @@ class SimulatorClient(abc.ABC):
         code = self._end(_CLOSE_TIMEOUT_S)
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return SimulatorLostError(
-            f"the simulator process of {self._task} died in {name!r} ({how}).{self._log_hint()}"
+            f"the simulator process of {self._spec.task} died in {name!r} ({how})."
+            f"{self._log_hint()}"
         )
 
     def _end(self, patience_s: float) -> int | None:
@@ -243,7 +257,7 @@ class SimulatorClient(abc.ABC):
 
 
 def play_demonstrations(
-    simulator: SimulatorClient, first_seed: int, instruction_type: str = "seen"
+    simulator: SimulatorClient[Any], first_seed: int, instruction_type: str = "seen"
 ) -> Iterator[Demonstration]:
     """The expert's demonstrations from ``first_seed`` upward, failed ones included."""
     for seed in range(first_seed, LARGEST_SEED + 1):

@@ -44,19 +44,44 @@ MAX_IMAGE_SIDE_PX = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimulatorSpec:
-    """One simulator's whole configuration.
+class SceneSpec:
+    """What every simulator is told, whichever backend plays.
 
     ``image_size`` is (width, height) in pixels, ``cameras`` are LeRobot names; only these are
-    rendered. Raises SimulatorError for a name that is not known, with the nearest known one.
+    rendered.
     """
 
     task: str
     task_config: str = "demo_clean"
+    embodiment: str
+    planner: str
+    shader: str
+    cameras: tuple[str, ...] = tuple(CAMERAS)
+    image_size: tuple[int, int] = ROBOTWIN_IMAGE_SIZE
+
+    def as_record(self) -> dict[str, str | list[str] | list[int]]:
+        """The specification as JSON-able data, for records; without paths of this machine."""
+        return {
+            "task": self.task,
+            "task_config": self.task_config,
+            "embodiment": self.embodiment,
+            "planner": self.planner,
+            "shader": self.shader,
+            "cameras": list(self.cameras),
+            "image_size": list(self.image_size),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorSpec(SceneSpec):
+    """The whole configuration of a simulator of RoboTwin's PyPI runtime.
+
+    Raises SimulatorError for a name that is not known, with the nearest known one.
+    """
+
     embodiment: str = "stand_in"
     planner: str = "ik_toppra"
     shader: str = "minimal"
-    cameras: tuple[str, ...] = tuple(CAMERAS)
     image_size: tuple[int, int] = (96, 72)
 
     def __post_init__(self) -> None:
@@ -74,18 +99,6 @@ class SimulatorSpec:
                 f"image size {self.image_size}: width and height must be 1 to"
                 f" {MAX_IMAGE_SIDE_PX} pixels."
             )
-
-    def as_record(self) -> dict[str, str | list[str] | list[int]]:
-        """The specification as JSON-able data, for records."""
-        return {
-            "task": self.task,
-            "task_config": self.task_config,
-            "embodiment": self.embodiment,
-            "planner": self.planner,
-            "shader": self.shader,
-            "cameras": list(self.cameras),
-            "image_size": list(self.image_size),
-        }
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -18,40 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import ApplianceError
-from appliance.simulator.process import (
-    CALL_TIMEOUT_S,
-    START_TIMEOUT_S,
-    Child,
-    Failure,
-    SimulatorClient,
-)
+from appliance.simulator.process import Child, Failure, SimulatorClient
 from appliance.simulator.renderer import Renderer, find_renderer
 from appliance.simulator.spec import SimulatorSpec
 
 
-class SimulatorProcess(SimulatorClient):
+class SimulatorProcess(SimulatorClient[SimulatorSpec]):
     """A simulator of RoboTwin's PyPI runtime, with our embodiment, planner and shader."""
-
-    def __init__(
-        self,
-        spec: SimulatorSpec,
-        *,
-        log_path: Path | None = None,
-        call_timeout_s: float = CALL_TIMEOUT_S,
-        start_timeout_s: float = START_TIMEOUT_S,
-    ) -> None:
-        super().__init__(
-            spec.task,
-            log_path=log_path,
-            call_timeout_s=call_timeout_s,
-            start_timeout_s=start_timeout_s,
-        )
-        self._spec = spec
-
-    @property
-    def spec(self) -> SimulatorSpec:
-        """The specification it was made with."""
-        return self._spec
 
     def _launch(self, log_path: Path) -> tuple[Child, Connection]:
         renderer = find_renderer()

@@ -7,12 +7,16 @@ figures a reader wants (frames, episodes, cameras, frame rate, tasks).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.errors import DatasetError
 from appliance.files import write_json
 from appliance.manifest.model import Manifest
 from appliance.stages.definition import Stage, StageContext
+
+if TYPE_CHECKING:
+    from appliance.dataset.fingerprint import Fingerprint
+    from appliance.dataset.info import DatasetInfo
 
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
@@ -21,10 +25,8 @@ def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
 
 
 def _run(context: StageContext) -> None:
-    from appliance.dataset.columns import read_columns, read_info
-    from appliance.dataset.fingerprint import fingerprint_columns
+    from appliance.dataset.columns import read_info
     from appliance.dataset.media import media_fingerprint
-    from appliance.stages.pins import check_fingerprint
 
     root = context.dataset_root
     info = read_info(root)
@@ -34,11 +36,23 @@ def _run(context: StageContext) -> None:
             f" from v3.0 only. Make a converted copy with `appliance dataset convert {root}"
             " NEW_FOLDER` and name that."
         )
-    columns = read_columns(root)
+    write_facts(context, info, media_fingerprint(root))
+    write_json(context.observed / "format.json", {"codebase_version": info.codebase_version})
+
+
+def write_facts(context: StageContext, info: DatasetInfo, media: Fingerprint | None) -> None:
+    """Compare the dataset with what is pinned and write ``dataset.json``; ``media`` may be absent.
+
+    Raises DatasetError when it is not the pinned one.
+    """
+    from appliance.dataset.columns import read_columns
+    from appliance.dataset.fingerprint import fingerprint_columns
+    from appliance.stages.pins import check_fingerprint
+
+    columns = read_columns(context.dataset_root)
     fingerprint = fingerprint_columns(columns)
-    media = media_fingerprint(root)
     media_value = None if media is None else media.value
-    check_fingerprint(context.manifest, root, fingerprint, media_value)
+    check_fingerprint(context.manifest, context.dataset_root, fingerprint, media_value)
     write_json(
         context.content / "dataset.json",
         {
@@ -60,7 +74,6 @@ def _run(context: StageContext) -> None:
             ],
         },
     )
-    write_json(context.observed / "format.json", {"codebase_version": info.codebase_version})
 
 
 STAGE = Stage(

@@ -28,14 +28,7 @@ from appliance.stages.environment import (
 )
 from appliance.stages.installed import ENVIRONMENT_FILE, write_environment
 from appliance.stages.manifest import read_manifest
-from appliance.stages.receipt import (
-    Receipt,
-    content_digest_of,
-    digest_outputs,
-    read_receipt,
-    stage_key,
-    write_receipt,
-)
+from appliance.stages.receipt import Receipt, read_receipt, seal_folder, stage_key
 from appliance.stages.registry import find_stage
 from appliance.stages.run_folder import RunFolder
 
@@ -112,17 +105,9 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
     times = _timed(lambda: stage.run(context), f"stage {name} in {folder}")
     if name in ENVIRONMENT_STAGES:
         write_environment(context.observed / ENVIRONMENT_FILE, stage.packages, run.scratch_dir)
-    outputs = digest_outputs(folder)
-    receipt = Receipt(
-        stage=name,
-        key=key,
-        key_parts=key_parts,
-        outputs=outputs,
-        content_digest=content_digest_of(outputs),
-        times=times,
-        host=describe_host(),
+    receipt = seal_folder(
+        folder, stage=name, key_parts=key_parts, times=times, host=describe_host()
     )
-    write_receipt(folder, receipt)
     record_stage(run.folder, name, folder)
     return receipt
 

@@ -86,9 +86,36 @@ def write_receipt(folder: Path, receipt: Receipt) -> None:
     write_json(folder / RECEIPT_FILE, receipt.to_dict())
 
 
+def seal_folder(
+    folder: Path,
+    *,
+    stage: str,
+    key_parts: Mapping[str, Any],
+    times: Mapping[str, Any],
+    host: Mapping[str, Any],
+) -> Receipt:
+    """Hash what a stage wrote and mark its folder as finished. Raises StorageError."""
+    outputs = digest_outputs(folder)
+    receipt = Receipt(
+        stage=stage,
+        key=stage_key(key_parts),
+        key_parts=key_parts,
+        outputs=outputs,
+        content_digest=content_digest_of(outputs),
+        times=times,
+        host=host,
+    )
+    write_receipt(folder, receipt)
+    return receipt
+
+
 def read_receipt(folder: Path) -> Receipt | None:
     """The receipt in ``folder``; None when there is none or it cannot be read."""
-    path = folder / RECEIPT_FILE
+    return parse_receipt(folder / RECEIPT_FILE)
+
+
+def parse_receipt(path: Path) -> Receipt | None:
+    """The receipt in the file ``path``; None when there is none or it cannot be read."""
     if not path.is_file():
         return None
     try:
