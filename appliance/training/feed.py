@@ -6,9 +6,10 @@ so that loading and copying run beside the training step. The order is the loade
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class DeviceFeed:
         """The next batch; what the loader raised is raised here."""
         found = self._ready.get()
         if isinstance(found, BaseException):
-            raise translate_worker_error(found)
+            raise found
         return found
 
     def close(self) -> None:
@@ -75,12 +76,20 @@ class DeviceFeed:
             return
 
 
-def translate_worker_error(error: BaseException) -> BaseException:
-    """A data worker that was killed, as an error a person can act on; others as they are."""
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return TrainingError(
+@contextlib.contextmanager
+def report_dead_workers() -> Iterator[None]:
+    """Turn torch's report of a killed data worker into an error a person can act on.
+
+    The feed hands it over where a batch is asked for. In a process whose main thread once started
+    data workers, torch raises it from a signal handler, wherever that thread then is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
             f"A data loader worker died ({str(error).splitlines()[0]}). The system does this when"
             " memory runs out; lower train.num_workers, and run the same command again: it goes on"
             " from the last checkpoint."
-        )
-    return error
+        ) from error

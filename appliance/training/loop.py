@@ -32,7 +32,7 @@ from appliance.policy.transforms import stack_items
 from appliance.streams import stream_seed
 from appliance.training.data import Item, build_loader
 from appliance.training.exposure import DrawLog, Rows
-from appliance.training.feed import DeviceFeed
+from appliance.training.feed import DeviceFeed, report_dead_workers
 from appliance.training.inputs import read_inputs
 from appliance.training.journal import StepRecord
 from appliance.training.mesh import (
@@ -120,7 +120,7 @@ def run_steps(run: Run, state: TrainState, first_step: int, draws: DrawLog) -> N
         take_step = compile_step(run, state, constants)
     recorder = Recorder(run, rates)
     expected = expect_rows(run, first_step)
-    with contextlib.closing(open_feed(run, first_step)) as feed:
+    with report_dead_workers(), contextlib.closing(open_feed(run, first_step)) as feed:
         saver.start_clock()
         for step in range(first_step, total):
             rows, batch = saver.watch.fetch(feed, busy=recorder.is_busy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from tests.evaluation.fakes import NoisePolicy, World, read_content, run_evaluation
 
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.evaluation.fakes", "appliance.evaluation.video"])
+LONGEST_S = 120
 KILLED = 9
 SKIPS = {100001: "unstable"}
 FAILS = (100002,)
@@ -30,19 +34,29 @@ class Killer:
 
 
 def evaluate_until_killed(folder: Path, moment: int) -> int:
-    """Evaluate in a child process that dies at the given moment; its exit status."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 1
-    try:
-        killer = Killer(moment)
-        hook_system_calls(killer)
-        world = World(skips=SKIPS, before_call=lambda name, seed: killer.happens())
-        run_evaluation(folder, world=world, policy=NoisePolicy(fails=FAILS), episodes=2, video=True)
-        code = 0
-    finally:
-        os._exit(code)
+    """Evaluate in a child process that dies at the given moment; its exit status.
+
+    The child comes from a process that only holds what an evaluation imports: one forked from this
+    one would inherit the locks that threads of other tests' libraries hold.
+    """
+    child = CONTEXT.Process(target=evaluate_and_die, args=(folder, moment))
+    child.start()
+    child.join(timeout=LONGEST_S)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+        pytest.fail(f"killed at moment {moment}, an evaluation in memory hangs")
+    code = child.exitcode
+    child.close()
+    return code
+
+
+def evaluate_and_die(folder: Path, moment: int) -> None:
+    """In the child: evaluate, unless the moment comes first."""
+    killer = Killer(moment)
+    hook_system_calls(killer)
+    world = World(skips=SKIPS, before_call=lambda name, seed: killer.happens())
+    run_evaluation(folder, world=world, policy=NoisePolicy(fails=FAILS), episodes=2, video=True)
 
 
 def hook_system_calls(killer: Killer) -> None:
@@ -106,9 +120,10 @@ def test_killed_again_and_again_still_ends_with_the_same_content(
     tmp_path: Path, reference: dict[str, bytes]
 ) -> None:
     kills = 0
-    # Enough moments for one trial: each attempt gets a little further.
-    while (code := evaluate_until_killed(tmp_path, moment=20)) != 0:
+    # Enough moments for one trial, and for writing the results: each attempt gets a little further.
+    while (code := evaluate_until_killed(tmp_path, moment=24)) != 0:
         assert code == KILLED
         kills += 1
+        assert kills < 50, "it gets nowhere"
     assert kills >= 3
     assert read_content(tmp_path) == reference

@@ -142,7 +142,8 @@ def test_one_changed_plan_field_changes_the_content_digest_and_explain_names_it(
     write_manifest: WriteManifest,
 ) -> None:
     manifest = write_manifest(("plan_seed: 0", "plan_seed: 5"), ("stride: 1", "stride: 2"))
-    folder = workplace.folder / "smoke"
+    folder = workplace.folder / "changed"
+    shutil.copytree(smoke["run_dir"], folder, symlinks=True)
     said = json.loads(
         appliance("explain", manifest, "--run-dir", folder, "--no-cache", "--json").out
     )
@@ -151,9 +152,9 @@ def test_one_changed_plan_field_changes_the_content_digest_and_explain_names_it(
         "manifest.plan.plan_seed",
         "manifest.plan.stride",
     }
-    changed = workplace.run(manifest, "smoke")
+    changed = workplace.run(manifest, folder.name)
     assert changed["content_digest"] != smoke["content_digest"]
-    assert Path(smoke["bundle"]).is_dir()
+    assert (folder / Path(smoke["bundle"]).relative_to(smoke["run_dir"])).is_dir()
     assert changed["ran"][0] == "plan"
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from appliance.errors import TrainingError
 from appliance.training import loop
@@ -51,9 +52,17 @@ def test_a_disk_that_gets_full_while_saving_leaves_the_last_checkpoint_and_the_r
     assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize("main_thread_hears", [False, True])
 def test_a_data_worker_that_is_killed_is_reported_and_the_run_goes_on(
-    assets: Path, compiled_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    main_thread_hears: bool,
+    assets: Path,
+    compiled_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also where torch tells the main thread, as it does once workers were started from there."""
+    if main_thread_hears:
+        list(DataLoader([0], num_workers=1, multiprocessing_context="spawn"))  # type: ignore[arg-type]
     monkeypatch.setattr(loop, "PROGRESS_INTERVAL_S", 0.0)
     request = make_request(assets, num_train_steps=60, save_interval=2, num_workers=1)
 
