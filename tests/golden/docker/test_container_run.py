@@ -17,6 +17,7 @@ from appliance.errors import ImageError
 from appliance.stages.images import read_inventory
 from tests.conftest import GOLDEN, ROOT
 from tests.golden.docker.conftest import IMAGE, Containers
+from tests.golden.workflow import copy_checkout, missing_artifacts, read_steps, run_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 WriteManifest = Callable[..., Path]
@@ -224,3 +225,19 @@ def test_a_file_an_installer_changed_is_named_and_changes_what_the_image_is(
     assert original.changed_files == {}
     assert changed.changed_files == {"sapien": ["sapien/wrapper/urdf_loader.py"]}
     assert changed.digest != original.digest
+
+
+def test_the_example_workflows_container_job_replays_in_containers(
+    containers: Containers, tmp_path: Path
+) -> None:
+    """Its steps as they are, less making room, setting up and building: those are done here."""
+    done = ("Make room", "Install the appliance", "Build the image")
+    steps = read_steps("container")
+    left = [step for step in steps if not str(step.get("name")).startswith(done)]
+    assert len(steps) - len(left) == len(done)
+    checkout = copy_checkout(tmp_path)
+    config = str(tmp_path / "config")
+    run_steps(checkout, left, **{**containers.environment, "XDG_CONFIG_HOME": config})
+    assert "REPRODUCED" in (checkout / "replay.md").read_text("utf-8")
+    assert missing_artifacts(checkout, left) == []
+    assert containers.left() == []
