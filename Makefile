@@ -31,7 +31,7 @@ run: setup ## Run the default golden manifest to a signed bundle (about 10 minut
 	@$(BIN)/appliance run $(GOLDEN)
 
 test: setup ## Run all tests, two at a time
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style (ruff)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

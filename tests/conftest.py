@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # How long an example takes says how busy the machine is, not whether a law holds.
 hypothesis.settings.register_profile("busy machine", deadline=None)
@@ -19,16 +21,32 @@ GOLDEN = ROOT / "manifests" / "golden"
 DATASET = GOLDEN / "data" / "touch_block-stand_in-50"
 
 
-# Folders whose tests share one long piece of work: one worker does all of a folder.
-TOGETHER = ("golden",)
+class TestScheduling(LoadScopeScheduling):
+    """Which tests one worker does: all of tests/golden (one chain, one engine), else all of a file.
+
+    A file's tests share what its fixtures made.
+    """
+
+    __test__ = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return GOLDEN_TESTS if file.startswith(GOLDEN_TESTS) else file
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+GOLDEN_TESTS = "tests/golden/"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TestScheduling:
+    return TestScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        if folder in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(folder))
+    """The longest work first, so that no worker is left with it at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: (not item.nodeid.startswith(GOLDEN_TESTS), item.path not in slow))
 
 
 @dataclass(frozen=True, slots=True)
