@@ -91,7 +91,7 @@ class TrainPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckoutPart:
-    """A RoboTwin checkout and its interpreter; paths count from the manifest's folder."""
+    """RoboTwin with its assets, and its interpreter; paths count from the manifest's folder."""
 
     path: str
     python: str
@@ -102,7 +102,7 @@ class CheckoutPart:
 class EvalPart:
     """One evaluation; ``checkpoint`` is a training step, ``"latest"`` or -1 (the same)."""
 
-    simulator: Literal["robotwin", "robotwin-checkout"]
+    simulator: Literal["robotwin", "robotwin-assets", "robotwin-checkout"]
     checkout: CheckoutPart | None
     embodiment: str
     planner: str

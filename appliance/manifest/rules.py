@@ -25,6 +25,8 @@ Rule = Callable[[Manifest, Document], Iterator[Finding]]
 
 MAX_NAMED = 5
 # Presets that need no weights and no tokenizer of the user's.
+WITH_ASSETS = ("robotwin-assets", "robotwin-checkout")
+"""Simulators that play RoboTwin with its assets, in an environment of its own."""
 SMALL_PRESETS = ("pi0_tiny_aloha_robotwin",)
 
 
@@ -39,8 +41,8 @@ def find_unknown_names(
     """Values that are not among the names known for their key (``{"eval.task": (...)}``)."""
     values = manifest.as_dict()
     for key, names in known_names.items():
-        if key.startswith("eval.") and manifest.eval.simulator == "robotwin-checkout":
-            continue  # The checkout has names of its own, which it knows when it is started.
+        if key.startswith("eval.") and manifest.eval.simulator in WITH_ASSETS:
+            continue  # RoboTwin has names of its own, which it knows when it is started.
         path: KeyPath = tuple(key.split("."))
         value: object = values
         for step in path:
@@ -332,19 +334,19 @@ def _offer_ways_out(claim: SuccessRatePart, episodes: int) -> str:
 
 
 def check_checkout_is_given(manifest: Manifest, document: Document) -> Iterator[Finding]:
-    """A checkout is named for the simulator that plays in one, and only for it."""
+    """Where RoboTwin's assets are is named for the simulators that use them, and only for those."""
     checkout, simulator = manifest.eval.checkout, manifest.eval.simulator
-    if simulator == "robotwin-checkout" and checkout is None:
+    if simulator in WITH_ASSETS and checkout is None:
         yield document.finding(
             ("eval", "checkout"),
-            "is missing, and eval.simulator is robotwin-checkout",
+            f"is missing, and eval.simulator is {simulator}",
             "Give checkout: {path: ..., python: ...}, or use `simulator: robotwin`.",
         )
-    if simulator != "robotwin-checkout" and checkout is not None:
+    if simulator not in WITH_ASSETS and checkout is not None:
         yield document.finding(
             ("eval", "checkout"),
             f"is not used: eval.simulator is {simulator}",
-            "Remove it, or set simulator to robotwin-checkout.",
+            f"Remove it, or set simulator to {' or '.join(WITH_ASSETS)}.",
         )
 
 

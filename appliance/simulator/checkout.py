@@ -1,8 +1,10 @@
-"""Backend ``robotwin-checkout``: a RoboTwin checkout with its assets, in its own environment.
+"""Backends ``robotwin-checkout`` and ``robotwin-assets``: RoboTwin and its assets, untouched.
 
-The checkout is used as it lies there. Its interpreter runs :mod:`.checkout_worker` as a script and
-needs nothing of ours; messages go over a socket pair. Which files its results depend on is one
-figure, the tree digest, which the lock records and a manifest may pin.
+A checkout holds code and assets; the installed runtime holds code, and its assets lie in a folder
+of their own. Either is played by the interpreter of its own environment, which runs
+:mod:`.checkout_worker` as a script and needs nothing of ours; messages go over a socket pair. Which
+files its results depend on is one figure, the tree digest, which the lock records and a manifest
+may pin.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from appliance.digest import list_files, sha256_bytes, sha256_file, tree_digest
 from appliance.errors import RuntimeMissingError, SimulatorError
 from appliance.files import storage_errors
 from appliance.simulator import checkout_worker
-from appliance.simulator.checkout_worker import pack, unpack
+from appliance.simulator.checkout_worker import CHECKOUT, RUNTIME, pack, unpack
 from appliance.simulator.faults import UnplayableTrialError
 from appliance.simulator.process import Child, Failure, SimulatorClient
 from appliance.simulator.renderer import DRIVER_VARIABLES, find_renderer, private_libraries
@@ -33,6 +35,7 @@ from appliance.simulator.values import Demonstration, ExpertOutcome, Observation
 from appliance.streams import stream_seed
 
 CODE_FOLDERS = ("envs", "description", "task_config", "script")
+RUNTIME_FOLDERS = ("envs", "description", "configs")
 ASSETS_FOLDER = "assets"
 VIDEO_CAMERA = "cam_high"
 START_TIMEOUT_S = 900.0
@@ -44,16 +47,17 @@ _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckoutSpec(SceneSpec):
-    """A checkout and what is played in it; names are the checkout's own.
+    """RoboTwin with assets and what is played in it; names are RoboTwin's own.
 
-    ``root`` is the checkout's folder, ``python`` the interpreter of its environment. ``embodiment``
-    is a name of its ``_embodiment_config.yml``. ``planner`` and ``shader`` say what it must turn
-    out to use (``curobo``, ``rt``): they choose nothing. ``image_size`` is that of one of its
-    camera types.
+    ``root`` is the folder that holds ``assets``: with the layout ``checkout`` the checkout's, with
+    ``runtime`` any. ``python`` is the interpreter of its environment. ``embodiment`` is a name of
+    its ``_embodiment_config.yml``. ``planner`` and ``shader`` say what it must turn out to use
+    (``curobo``, ``rt``): they choose nothing. ``image_size`` is that of one of its camera types.
     """
 
     root: Path
     python: Path
+    layout: str = CHECKOUT
     embodiment: str = "aloha-agilex"
     planner: str = "curobo"
     shader: str = "rt"
@@ -61,34 +65,55 @@ class CheckoutSpec(SceneSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckoutDigests:
-    """What a checkout's results depend on, by content: its code and texts, and its assets."""
+    """What RoboTwin's results depend on, by content: its code and texts, and its assets."""
 
     code: str
     assets: str
 
 
-def digest_checkout(root: Path) -> CheckoutDigests:
-    """Read every file of the checkout that a result may depend on (assets may be many gigabytes).
+def digest_checkout(root: Path, python: Path, layout: str = CHECKOUT) -> CheckoutDigests:
+    """Read every file that a result may depend on (assets may be many gigabytes).
 
-    Compiled Python is left out. Raises SimulatorError when ``root`` is no checkout, StorageError.
+    Compiled Python is left out. Raises SimulatorError when ``root`` does not hold what ``layout``
+    needs, RuntimeMissingError when ``python`` has no runtime, StorageError.
     """
-    check_layout(root)
+    check_layout(root, layout)
     assets = {
         name: sha256_file(root / ASSETS_FOLDER / name) for name in list_files(root / ASSETS_FOLDER)
     }
-    return CheckoutDigests(code=digest_code(root), assets=tree_digest(assets))
+    return CheckoutDigests(code=digest_code(root, python, layout), assets=tree_digest(assets))
 
 
-def digest_code(root: Path) -> str:
-    """The tree digest of the checkout's code, settings and texts. Raises StorageError."""
+def digest_code(root: Path, python: Path, layout: str = CHECKOUT) -> str:
+    """The tree digest of RoboTwin's code, settings and texts.
+
+    Raises StorageError, RuntimeMissingError.
+    """
+    place = find_runtime(python) if layout == RUNTIME else root
+    folders = RUNTIME_FOLDERS if layout == RUNTIME else CODE_FOLDERS
     code = {
-        f"{folder}/{name}": sha256_file(root / folder / name)
-        for folder in CODE_FOLDERS
-        if (root / folder).is_dir()
-        for name in list_files(root / folder)
+        f"{folder}/{name}": sha256_file(place / folder / name)
+        for folder in folders
+        if (place / folder).is_dir()
+        for name in list_files(place / folder)
         if not name.endswith(_IGNORED_SUFFIXES)
     }
     return tree_digest(code)
+
+
+def find_runtime(python: Path) -> Path:
+    """The folder of the runtime that ``python`` would import. Raises RuntimeMissingError."""
+    script = (
+        "import importlib.util as u; s = u.find_spec('robotwin');"
+        "print('' if s is None or s.origin is None else s.origin)"
+    )
+    origin = _ask(python, script).decode("utf-8", errors="replace").strip()
+    if not origin:
+        raise RuntimeMissingError(
+            f"{python}: has no RoboTwin runtime (rlinf-robotwin-runtime). Install it there, or name"
+            " another interpreter in eval.checkout.python."
+        )
+    return Path(origin).parent
 
 
 def digest_environment(python: Path) -> str:
@@ -100,6 +125,11 @@ def digest_environment(python: Path) -> str:
         "import sys, importlib.metadata as m; print(sys.version); print(*sorted({str("
         "d.metadata['Name']).lower() + '==' + d.version for d in m.distributions()}), sep='\\n')"
     )
+    return sha256_bytes(_ask(python, script))
+
+
+def _ask(python: Path, script: str) -> bytes:
+    """What the interpreter prints. Raises RuntimeMissingError when it cannot be run."""
     try:
         done = subprocess.run(
             [str(python), "-c", script],
@@ -110,42 +140,54 @@ def digest_environment(python: Path) -> str:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise RuntimeMissingError(
-            f"{python}: cannot be run as the checkout's interpreter ({error}). Make the environment"
-            " that the checkout's own instructions describe, and name its python in"
+            f"{python}: cannot be run as RoboTwin's interpreter ({error}). Make the environment"
+            " that RoboTwin's own instructions describe, and name its python in"
             " eval.checkout.python."
         ) from error
-    return sha256_bytes(done.stdout)
+    return done.stdout
 
 
-def check_layout(root: Path) -> None:
-    """Raise SimulatorError unless ``root`` looks like a checkout of ``stable_2.0`` with assets."""
-    wanted = [
+def check_layout(root: Path, layout: str = CHECKOUT) -> None:
+    """Raise SimulatorError unless ``root`` looks like what ``layout`` needs."""
+    wanted = _WANTED[layout]
+    with storage_errors(root, "looking at RoboTwin's folder"):
+        missing = [name for name in wanted if not (root / name).exists()]
+    if not missing:
+        return
+    lacks = f"(no {', no '.join(missing)}). Check eval.checkout.path;"
+    if layout == RUNTIME:
+        raise SimulatorError(
+            f"{root}: not a folder with RoboTwin's assets {lacks} the runtime's"
+            " `robotwin-download-assets --output FOLDER` fetches them."
+        )
+    raise SimulatorError(
+        f"{root}: not a RoboTwin checkout of branch stable_2.0 with its assets {lacks} the"
+        " checkout's script/_download_assets.sh fetches assets."
+    )
+
+
+_WANTED = {
+    CHECKOUT: (
         "envs/_base_task.py",
         "task_config/_embodiment_config.yml",
         "task_config/_camera_config.yml",
         "description/utils/generate_episode_instructions.py",
         "assets/embodiments",
-    ]
-    with storage_errors(root, "looking at the RoboTwin checkout"):
-        missing = [name for name in wanted if not (root / name).exists()]
-    if missing:
-        raise SimulatorError(
-            f"{root}: not a RoboTwin checkout of branch stable_2.0 with its assets (no"
-            f" {', no '.join(missing)}). Check eval.checkout.path; the checkout's"
-            " script/_download_assets.sh fetches assets."
-        )
+    ),
+    RUNTIME: ("assets/embodiments", "assets/objects"),
+}
 
 
 class CheckoutProcess(SimulatorClient[CheckoutSpec]):
-    """One simulator of a checkout."""
+    """One simulator of RoboTwin with its assets."""
 
     default_start_timeout_s = START_TIMEOUT_S
 
     def demonstrate(self, seed: int, instruction_type: str = "seen") -> Demonstration:
-        """Refused: demonstrations are recorded with the checkout's own collect_data.sh."""
+        """Refused: demonstrations are recorded with a checkout's own collect_data.sh."""
         raise SimulatorError(
-            f"seed {seed}: a RoboTwin checkout is evaluated here, not recorded. Use its own"
-            " collect_data.sh, or the installed runtime."
+            f"seed {seed}: RoboTwin with its assets is evaluated here, not recorded. Use a"
+            " checkout's own collect_data.sh, or simulator robotwin."
         )
 
     def digest_physics(self) -> str:
@@ -153,7 +195,7 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
         raise SimulatorError("the physics of a RoboTwin checkout is not digested here.")
 
     def _launch(self, log_path: Path) -> tuple[Child, Connection]:
-        check_layout(self._spec.root)
+        check_layout(self._spec.root, self._spec.layout)
         environment = _foreign_environment()
         _point_to_renderer(environment)
         ours, theirs = socket.socketpair()
@@ -178,7 +220,7 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
                     )
                 except OSError as error:
                     raise RuntimeMissingError(
-                        f"{self._spec.python}: cannot be run as the checkout's interpreter"
+                        f"{self._spec.python}: cannot be run as RoboTwin's interpreter"
                         f" ({error}). Check eval.checkout.python."
                     ) from error
             connection = Connection(ours.detach())
@@ -190,7 +232,12 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
 
     def _settings(self) -> dict[str, Any]:
         cameras = {name: CAMERAS[name] for name in self._spec.cameras}
-        return {**self._spec.as_record(), "cameras": cameras, "video_camera": VIDEO_CAMERA}
+        return {
+            **self._spec.as_record(),
+            "layout": self._spec.layout,
+            "cameras": cameras,
+            "video_camera": VIDEO_CAMERA,
+        }
 
     def _write(self, connection: Connection, name: str, arguments: tuple[object, ...]) -> None:
         if name == "reset":
@@ -202,7 +249,7 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
         try:
             message = unpack(connection.recv_bytes())
         except ValueError as error:
-            raise EOFError(f"the checkout's answer is not a message: {error}") from error
+            raise EOFError(f"RoboTwin's answer is not a message: {error}") from error
         if "failure" in message:
             return self._failure(str(message["failure"]), str(message["text"]))
         return _as_value(message["result"])
@@ -236,7 +283,7 @@ class _ForeignChild:
 
 
 def _as_value(result: Mapping[str, Any]) -> Any:
-    """The value of ours that a checkout's answer stands for."""
+    """The value of ours that an answer stands for."""
     if "steps_taken" in result:
         observation = _as_observation(result["observation"])
         frames = result["frames"]

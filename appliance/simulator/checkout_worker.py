@@ -1,11 +1,13 @@
-"""Plays trials in a RoboTwin checkout (branch ``stable_2.0``), unmodified, in its own environment.
+"""Plays trials in RoboTwin with its assets, unmodified, in an environment of its own.
 
-This file is run as a script by the checkout's own interpreter and needs nothing but Python 3.8,
-NumPy and what the checkout itself needs; the appliance is not installed there. It does what the
-checkout's ``script/eval_policy.py`` does, in its order and with its settings, one call at a time,
-with three differences that upstream leaves open: Python's ``random`` is seeded for each trial (so
-that an instruction belongs to its trial), only the cameras that are asked for take pictures, and
-what the planner and the shader really are is reported and held against what was asked for.
+RoboTwin is a checkout (branch ``stable_2.0``) or the installed runtime (rlinf-robotwin-runtime):
+the same code in two layouts. This file is run as a script by that environment's interpreter and
+needs nothing but Python 3.8, NumPy and what RoboTwin itself needs; the appliance is not installed
+there. It does what ``script/eval_policy.py`` does, in its order and with its settings, one call at
+a time, with three differences that upstream leaves open: Python's ``random`` is seeded for each
+trial (so that an instruction belongs to its trial), only the cameras that are asked for take
+pictures, and what the planner and the shader really are is reported and held against what was asked
+for.
 
 Messages: ``pack`` and ``unpack`` below; JSON with arrays behind it, no pickle, so that two NumPy
 versions can talk.
@@ -15,7 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
+import os
 import random
 import struct
 import sys
@@ -26,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+CHECKOUT, RUNTIME = "checkout", "runtime"
 FIELD_OF_VIEW_DEG = 37
 INSTRUCTION_CHOICES = 100
 _PLANNERS = {"CuroboPlanner": "curobo", "MplibPlanner": "mplib"}
@@ -33,7 +38,7 @@ _PACKAGES = ("numpy", "sapien", "torch", "mplib", "toppra", "nvidia-curobo", "wa
 
 
 class RefusedError(Exception):
-    """The checkout or its environment is not what was asked for."""
+    """RoboTwin or its environment is not what was asked for."""
 
 
 class UnplayableError(Exception):
@@ -90,22 +95,59 @@ def unpack(data: bytes) -> Any:
     return value
 
 
-class Checkout:
-    """The checkout's task, prepared as its own evaluation prepares it."""
+class Layout:
+    """Where RoboTwin's code, settings and texts lie, and what its modules are called.
+
+    ``name`` is how it is called in messages, ``tasks`` the package of the tasks, ``language`` the
+    module that fills instructions; the assets are below the working folder in both layouts.
+    """
+
+    def __init__(self, name: str, code: Path, tasks: str, language: str) -> None:
+        self.name = name
+        self.code = code
+        self.tasks = tasks
+        self.language = language
+        self.settings = code / ("task_config" if name == CHECKOUT else "configs/task")
+        self.instructions = code / "description" / "task_instruction"
+
+    def has_task(self, task: str) -> bool:
+        """Whether there is a file for the task."""
+        return (self.code / "envs" / (task + ".py")).is_file()
+
+
+def find_layout(name: str) -> Layout:
+    """Let this process import RoboTwin from where it lies. Raises RefusedError."""
+    if name == CHECKOUT:
+        root = Path.cwd()
+        sys.path[:0] = [str(root), str(root / "description" / "utils")]
+        return Layout(name, root, "envs", "generate_episode_instructions")
+    found = importlib.util.find_spec("robotwin")
+    if found is None or found.origin is None:
+        raise RefusedError(f"{sys.executable} has no RoboTwin (rlinf-robotwin-runtime) installed")
+    # The runtime looks for its assets by these names alone.
+    os.environ["ROBOTWIN_ASSETS_ROOT"] = os.environ["ASSETS_PATH"] = str(Path.cwd())
+    code = Path(found.origin).parent
+    return Layout(name, code, "robotwin.envs", "robotwin.description.instructions")
+
+
+class Evaluation:
+    """RoboTwin's task, prepared as its own evaluation prepares it."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
         self._cameras: dict[str, str] = settings["cameras"]
-        self._arguments = self._load_arguments("task_config")
+        self._layout = layout = find_layout(settings["layout"])
+        self._arguments = self._load_arguments(layout.settings)
         self._check_instructions()
         task = settings["task"]
-        if not Path("envs", f"{task}.py").is_file():
-            raise RefusedError(f"the checkout has no task {task} (no envs/{task}.py)")
-        self._unstable = importlib.import_module("envs.utils.create_actor").UnStableError
-        language = importlib.import_module("generate_episode_instructions")
+        if not layout.has_task(task):
+            raise RefusedError(f"the {layout.name} has no task {task} (no envs/{task}.py)")
+        creation = importlib.import_module(f"{layout.tasks}.utils.create_actor")
+        self._unstable = creation.UnStableError
+        language = importlib.import_module(layout.language)
         self._describe_episodes = language.generate_episode_descriptions
         # One object for all trials, as upstream: its robot keeps the planners, which start slowly.
-        self._task = getattr(importlib.import_module(f"envs.{task}"), task)()
+        self._task = getattr(importlib.import_module(f"{layout.tasks}.{task}"), task)()
         self._is_open = False
         self._experts: dict[int, tuple[str, dict[str, Any] | None]] = {}
         self._episodes = 0
@@ -126,7 +168,7 @@ class Checkout:
         for key, value in found.items():
             if value != self._settings[key]:
                 raise RefusedError(
-                    f"eval.{key} is {self._settings[key]}, but the checkout uses {value}"
+                    f"eval.{key} is {self._settings[key]}, but the {self._layout.name} uses {value}"
                 )
         packages = {name: _version(name) for name in _PACKAGES}
         return {**found, "python": sys.version.split()[0], "packages": packages}
@@ -177,17 +219,17 @@ class Checkout:
             "frames": np.stack(frames) if frames else None,
         }
 
-    def _load_arguments(self, configs: str) -> dict[str, Any]:
+    def _load_arguments(self, configs: Path) -> dict[str, Any]:
         """The arguments of ``setup_demo``, as script/eval_policy.py puts them together."""
         settings = self._settings
-        arguments = _load_yaml(Path(configs, settings["task_config"] + ".yml"))
-        types = _load_yaml(Path(configs, "_embodiment_config.yml"))
-        name = settings["embodiment"]
+        arguments = _load_yaml(configs / (settings["task_config"] + ".yml"))
+        types = _load_yaml(configs / "_embodiment_config.yml")
+        name, where = settings["embodiment"], self._layout.name
         if name not in types:
-            raise RefusedError(f"the checkout has no embodiment {name} (has {', '.join(types)})")
+            raise RefusedError(f"the {where} has no embodiment {name} (has {', '.join(types)})")
         folder = types[name]["file_path"]
         camera = _find_camera_type(
-            _load_yaml(Path(configs, "_camera_config.yml")), settings["image_size"]
+            _load_yaml(configs / "_camera_config.yml"), settings["image_size"], where
         )
         arguments["camera"].update(head_camera_type=camera, wrist_camera_type=camera)
         width_px, height_px = settings["image_size"]
@@ -208,7 +250,7 @@ class Checkout:
         return arguments
 
     def _check_instructions(self) -> None:
-        path = Path("description", "task_instruction", self._settings["task"] + ".json")
+        path = self._layout.instructions / (self._settings["task"] + ".json")
         try:
             templates = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
@@ -274,15 +316,15 @@ def _find_camera(cameras: Any, name: str) -> Any:
     return cameras.static_camera_list[cameras.static_camera_name.index(name)]
 
 
-def _find_camera_type(types: dict[str, Any], image_size: list[int]) -> str:
-    """The checkout's camera type of this size and the field of view of its D435."""
+def _find_camera_type(types: dict[str, Any], image_size: list[int], where: str) -> str:
+    """RoboTwin's camera type of this size and the field of view of its D435."""
     for name, camera in types.items():
         if [camera["w"], camera["h"]] == image_size and camera["fovy"] == FIELD_OF_VIEW_DEG:
             return name
     known = ", ".join(f"{name} {camera['w']}x{camera['h']}" for name, camera in types.items())
     size = "x".join(map(str, image_size))
     raise RefusedError(
-        f"the checkout has no camera type of {size} pixels and {FIELD_OF_VIEW_DEG} degrees (has"
+        f"the {where} has no camera type of {size} pixels and {FIELD_OF_VIEW_DEG} degrees (has"
         f" {known})"
     )
 
@@ -317,8 +359,8 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 def answer_calls(connection: Connection) -> None:
     """The child's life: settings in, description out, then calls until the parent is gone."""
     try:
-        checkout = Checkout(unpack(connection.recv_bytes()))
-        connection.send_bytes(pack({"result": checkout.describe()}))
+        evaluation = Evaluation(unpack(connection.recv_bytes()))
+        connection.send_bytes(pack({"result": evaluation.describe()}))
     except (EOFError, OSError):
         return
     except Exception as error:  # noqa: BLE001 (the process's edge: the parent makes it an error)
@@ -331,7 +373,7 @@ def answer_calls(connection: Connection) -> None:
         except (EOFError, OSError):
             return
         try:
-            answer = {"result": getattr(checkout, name)(*arguments)}
+            answer = {"result": getattr(evaluation, name)(*arguments)}
         except Exception as error:  # noqa: BLE001 (the process's edge: the parent makes it an error)
             traceback.print_exc()
             answer = _failure(error)
@@ -345,11 +387,10 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 def main() -> None:
-    """``checkout_worker.py DESCRIPTOR``, started in the checkout's root."""
-    # Only the checkout's folders are looked at, never the one this file lies in.
-    own, root = Path(__file__).resolve().parent, Path.cwd()
+    """``checkout_worker.py DESCRIPTOR``, started in the folder that holds RoboTwin's assets."""
+    # Modules are never looked for in the folder this file lies in.
+    own = Path(__file__).resolve().parent
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != own]
-    sys.path[:0] = [str(root), str(root / "description" / "utils")]
     answer_calls(Connection(int(sys.argv[1])))
 
 

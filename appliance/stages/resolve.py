@@ -89,22 +89,23 @@ def _file_digests(manifest: Manifest) -> dict[str, str]:
 
 
 def _checkout_digests(manifest: Manifest) -> dict[str, str]:
-    """What a RoboTwin checkout's results depend on. Raises SimulatorError when it is another."""
+    """What results of RoboTwin with assets depend on. Raises SimulatorError when it is another."""
     from appliance.simulator.checkout import digest_checkout, digest_environment
+    from appliance.stages.simulators import layout_of
 
     part = manifest.eval.checkout
     if part is None:
         return {}
-    root = manifest.base_dir / part.path
-    found = digest_checkout(root)
+    root, python = manifest.base_dir / part.path, manifest.base_dir / part.python
+    found = digest_checkout(root, python, layout_of(manifest))
     if part.tree is not None and part.tree != found.code:
         raise SimulatorError(
-            f"eval.checkout.tree: the checkout in {root} is not the one this manifest was written"
-            f" for.\n  pinned: {part.tree}\n  found:  {found.code}\nRestore the checkout, or, if"
+            f"eval.checkout.tree: RoboTwin ({root}) is not the one this manifest was written"
+            f" for.\n  pinned: {part.tree}\n  found:  {found.code}\nRestore it, or, if"
             f" the change is meant, put the found value into {manifest.source_path}."
         )
     return {
         "eval.checkout.tree": found.code,
         "eval.checkout.assets": found.assets,
-        "eval.checkout.environment": digest_environment(manifest.base_dir / part.python),
+        "eval.checkout.environment": digest_environment(python),
     }

@@ -72,8 +72,8 @@ def choose_simulator(
     else:
         root = (manifest_dir / part.checkout.path).resolve()
         python = manifest_dir / part.checkout.python
-        spec = CheckoutSpec(root=root, python=python, **asked)
-        record |= {**spec.as_record(), **_describe_checkout(root, python)}
+        spec = CheckoutSpec(root=root, python=python, layout=layout_of(manifest), **asked)
+        record |= {**spec.as_record(), **_describe_checkout(spec)}
     return ChosenSimulator(spec=spec, record=record, call_timeout_s=part.call_timeout_s)
 
 
@@ -92,8 +92,18 @@ def picture_size(height_px: int, width_px: int) -> tuple[int, int]:
     return (width_px, height_px) if width_px * high == height_px * wide else ROBOTWIN_IMAGE_SIZE
 
 
-def _describe_checkout(root: Path, python: Path) -> dict[str, str]:
-    """What stands in the records of the checkout as it is now; the lock has its assets too."""
+def layout_of(manifest: Manifest) -> str:
+    """How RoboTwin lies in ``eval.checkout``: a checkout, or assets for the installed runtime."""
+    from appliance.simulator.checkout_worker import CHECKOUT, RUNTIME
+
+    return RUNTIME if manifest.eval.simulator == "robotwin-assets" else CHECKOUT
+
+
+def _describe_checkout(spec: CheckoutSpec) -> dict[str, str]:
+    """What stands in the records of RoboTwin as it is now; the lock has its assets too."""
     from appliance.simulator.checkout import digest_code, digest_environment
 
-    return {"checkout": digest_code(root), "environment": digest_environment(python)}
+    return {
+        "checkout": digest_code(spec.root, spec.python, spec.layout),
+        "environment": digest_environment(spec.python),
+    }

@@ -109,21 +109,39 @@ def assemble_checkout(root: Path) -> None:
 
 def install_stand_in(root: Path) -> None:
     """Put our embodiment, planner and shader into the checkout at ``root``, as parts of it."""
+    make_assets(root)
+    _install_parts(root / "envs", root / "task_config")
+    (root / "open3d.py").write_text("", "utf-8")  # imported, and only needed for point clouds
+
+
+def make_assets(root: Path) -> None:
+    """The stand-in embodiment where RoboTwin's assets would lie below ``root``."""
     stand_in = make_stand_in()
     shutil.copytree(stand_in.assets_root / "assets", root / "assets", dirs_exist_ok=True)
+
+
+def install_runtime(python: Path) -> None:
+    """Give the environment of ``python`` a runtime of its own, with our planner and shader."""
+    packages = next((python.parents[1] / "lib").glob("python3*/site-packages"))
+    package = packages / "robotwin"
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(str(files("robotwin"))), package, ignore=skipped)
+    _install_parts(package / "envs", package / "configs" / "task")
+    (packages / "open3d.py").write_text("", "utf-8")
+
+
+def _install_parts(envs: Path, settings: Path) -> None:
     _add_to_yaml(
-        root / "task_config" / "_embodiment_config.yml",
+        settings / "_embodiment_config.yml",
         {"stand_in": {"file_path": "./assets/embodiments/stand_in/"}},
     )
     width_px, height_px = CAMERA_SIZE
     _add_to_yaml(
-        root / "task_config" / "_camera_config.yml",
-        {"small": {"fovy": 37, "w": width_px, "h": height_px}},
+        settings / "_camera_config.yml", {"small": {"fovy": 37, "w": width_px, "h": height_px}}
     )
-    (root / "envs" / "robot" / "planner.py").write_text(PLANNER, "utf-8")
-    _append(root / "envs" / "robot" / "__init__.py", SET_PLANNER)
-    _append(root / "envs" / "__init__.py", SHADER)
-    (root / "open3d.py").write_text("", "utf-8")  # imported, and only needed for point clouds
+    (envs / "robot" / "planner.py").write_text(PLANNER, "utf-8")
+    _append(envs / "robot" / "__init__.py", SET_PLANNER)
+    _append(envs / "__init__.py", SHADER)
 
 
 def make_environment(folder: Path) -> Path:

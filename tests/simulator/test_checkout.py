@@ -231,28 +231,28 @@ def test_a_folder_that_is_no_checkout_and_an_interpreter_that_is_none_are_named(
     with pytest.raises(SimulatorError, match=r"not a RoboTwin checkout.*no envs/_base_task\.py"):
         check_layout(tmp_path)
     missing = tmp_path / "bin" / "python"
-    with pytest.raises(RuntimeMissingError, match="cannot be run as the checkout's interpreter"):
+    with pytest.raises(RuntimeMissingError, match="cannot be run as RoboTwin's interpreter"):
         CheckoutProcess(dataclasses.replace(spec, python=missing), log_path=tmp_path / "l").start()
     with pytest.raises(RuntimeMissingError, match=r"eval\.checkout\.python"):
         digest_environment(missing)
 
 
 def test_the_tree_digest_moves_with_code_texts_and_assets_and_with_nothing_else(
-    root: Path, tmp_path: Path
+    root: Path, python: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(root, copy)
-    before = digest_checkout(root)
+    before = digest_checkout(root, python)
     (copy / "eval_result").mkdir()
     (copy / "eval_result" / "old.txt").write_text("of an earlier run")
     (copy / "envs" / "__pycache__").mkdir(exist_ok=True)
     (copy / "envs" / "__pycache__" / "x.pyc").write_bytes(b"compiled")
-    assert digest_checkout(copy) == before
+    assert digest_checkout(copy, python) == before
     for name in ("envs/stack_blocks_two.py", "description/task_instruction/handover_block.json"):
         (copy / name).write_text((copy / name).read_text() + "\n")
-        after = digest_checkout(copy)
+        after = digest_checkout(copy, python)
         assert after.code != before.code
         assert after.assets == before.assets
         before = after
     (copy / "assets" / "objects" / "same.json").write_text("{} ")
-    assert digest_checkout(copy).assets != before.assets
+    assert digest_checkout(copy, python).assets != before.assets
