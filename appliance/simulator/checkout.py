@@ -78,10 +78,13 @@ def digest_checkout(root: Path, python: Path, layout: str = CHECKOUT) -> Checkou
     needs, RuntimeMissingError when ``python`` has no runtime, StorageError.
     """
     check_layout(root, layout)
-    assets = {
-        name: sha256_file(root / ASSETS_FOLDER / name) for name in list_files(root / ASSETS_FOLDER)
-    }
-    return CheckoutDigests(code=digest_code(root, python, layout), assets=tree_digest(assets))
+    return CheckoutDigests(code=digest_code(root, python, layout), assets=digest_assets(root))
+
+
+def digest_assets(root: Path) -> str:
+    """The tree digest of the assets below ``root``: gigabytes are read. Raises StorageError."""
+    place = root / ASSETS_FOLDER
+    return tree_digest({name: sha256_file(place / name) for name in list_files(place)})
 
 
 def digest_code(root: Path, python: Path, layout: str = CHECKOUT) -> str:

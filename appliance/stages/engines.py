@@ -25,6 +25,7 @@ from appliance.stages import spot_check
 from appliance.stages.environment import Environment, OwnEnvironment
 from appliance.stages.image_sbom import describe_image
 from appliance.stages.images import ImageEnvironment, image_name, open_image
+from appliance.stages.inventory import ROBOTWIN_ASSETS
 from appliance.stages.pins import dataset_root, named_files
 from appliance.stages.run_folder import RunFolder
 
@@ -182,4 +183,5 @@ def _input_paths(manifest: Manifest, folder: RunFolder) -> tuple[Path, ...]:
     checked = folder.read_state().get(spot_check.NAME)
     place = checked.get("checkpoints") if isinstance(checked, Mapping) else None
     further = () if place is None else (Path(place),)
-    return (dataset_root(manifest), *named_files(manifest).values(), *further)
+    named = [path for path in named_files(manifest).values() if path != ROBOTWIN_ASSETS]
+    return (dataset_root(manifest), *named, *further)

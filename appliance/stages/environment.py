@@ -140,6 +140,10 @@ class Environment(Protocol):
     def image(self) -> Mapping[str, Any] | None:
         """The container image: id, digest, and the digest of its inventory; None on the host."""
 
+    @property
+    def robotwin(self) -> Mapping[str, str | None] | None:
+        """Digests of the image's own RoboTwin (``Inventory.robotwin``); None where it has none."""
+
     def package_versions(self, names: Iterable[str]) -> dict[str, str | None]:
         """Installed version of each distribution; None where it is not installed."""
 
@@ -152,6 +156,7 @@ class OwnEnvironment:
     """The environment of this very process; ``image`` is the container image it runs in, if any."""
 
     image: Mapping[str, Any] | None = None
+    robotwin: Mapping[str, str | None] | None = None
 
     @property
     def platform(self) -> Mapping[str, Any]:

@@ -37,6 +37,11 @@ class ImageEnvironment:
         return {**self.found.to_dict(), "inventory": self.inventory.digest}
 
     @property
+    def robotwin(self) -> Mapping[str, str | None] | None:
+        """See :class:`appliance.stages.environment.Environment`."""
+        return self.inventory.robotwin
+
+    @property
     def platform(self) -> Mapping[str, Any]:
         """See :class:`appliance.stages.environment.Environment`."""
         inside = {name: self.inventory.value[name] for name in ("appliance", "python", "libc")}

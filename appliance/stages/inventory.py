@@ -20,13 +20,23 @@ from typing import Any
 from appliance import __version__
 from appliance.digest import canonical_json, sha256_json, tree_digest
 from appliance.errors import ImageError
+from appliance.simulator.checkout import (
+    ASSETS_FOLDER,
+    digest_assets,
+    digest_code,
+    digest_environment,
+)
+from appliance.simulator.checkout_worker import RUNTIME
 from appliance.stages import dataset, evaluate, norm_stats, plan, train
 from appliance.stages.environment import PACKAGE_DIR, source_digests
 from appliance.stages.installed import KnownDigests, examine_files
 
 INVENTORY_VERSION = 1
 OWN_DISTRIBUTION = "plan-star-appliance"
-OTHER_ENVIRONMENTS = {"robotwin": Path("/opt/robotwin")}
+ROBOTWIN_ENVIRONMENT = Path("/opt/robotwin")
+"""Where an image for GPUs has RoboTwin's runtime, in an environment of its own."""
+ROBOTWIN_ASSETS = Path("/opt/robotwin-assets")
+"""Where an image has RoboTwin's assets, if it was built with them."""
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 # Beside what the stages name: what they reach through others, and the planner on a GPU.
 _FURTHER = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-curobo", "warp-lang", "setuptools")
@@ -59,7 +69,17 @@ class Inventory:
         """One digest of all that is installed beside this project's own code."""
         others = [item for item in self.value["distributions"] if item["name"] != OWN_DISTRIBUTION]
         parts = {name: self.value[name] for name in ("python", "libc", "system")}
+        if self.robotwin is not None:
+            parts["robotwin"] = self.robotwin
         return f"sha256-inventory-v1:{sha256_json({**parts, 'distributions': others})}"
+
+    @property
+    def robotwin(self) -> Mapping[str, str | None] | None:
+        """Digests of RoboTwin's ``code``, ``environment`` and ``assets`` (None: it has none) in an
+        image for GPUs; None where RoboTwin has no environment of its own.
+        """
+        found: Mapping[str, str | None] | None = self.value.get("robotwin")
+        return found
 
     def version_of(self, name: str) -> str | None:
         """The version of a distribution in the main environment; None where it is not installed."""
@@ -85,11 +105,13 @@ def describe_installation() -> Inventory:
     Reads some gigabytes; seconds.
     """
     distributions = _distributions("appliance", None)
-    for name, folder in OTHER_ENVIRONMENTS.items():
-        if folder.is_dir():
-            distributions += _distributions(name, sorted(folder.glob("lib/python*/site-packages")))
+    robotwin = _describe_robotwin(ROBOTWIN_ENVIRONMENT, ROBOTWIN_ASSETS)
+    if robotwin is not None:
+        packages = sorted(ROBOTWIN_ENVIRONMENT.glob("lib/python*/site-packages"))
+        distributions += _distributions("robotwin", packages)
     return Inventory(
         {
+            **({} if robotwin is None else {"robotwin": robotwin}),
             "version": INVENTORY_VERSION,
             "appliance": __version__,
             "python": platform.python_version(),
@@ -101,6 +123,18 @@ def describe_installation() -> Inventory:
             "system": {"name": _system_name(), "packages": list(debian_packages())},
         }
     )
+
+
+def _describe_robotwin(environment: Path, assets: Path) -> dict[str, str | None] | None:
+    """See ``Inventory.robotwin``."""
+    python = environment / "bin" / "python"
+    if not python.exists():
+        return None
+    return {
+        "code": digest_code(assets, python, RUNTIME),
+        "environment": digest_environment(python),
+        "assets": digest_assets(assets) if (assets / ASSETS_FOLDER).is_dir() else None,
+    }
 
 
 def debian_packages(status: Path = DPKG_STATUS) -> Iterator[dict[str, str]]:

@@ -6,15 +6,19 @@ not, the run ends here, before any long work.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from appliance.dataset.columns import read_columns, read_info
 from appliance.dataset.fingerprint import fingerprint_columns
 from appliance.digest import sha256_file
-from appliance.errors import SimulatorError
+from appliance.errors import ImageError, ManifestError, SimulatorError
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.norm_stats.files import find_norm_stats
 from appliance.policy.tokenizer import check_tokenizer_digest
 from appliance.stages.environment import IMAGE, Environment, OwnEnvironment
+from appliance.stages.inventory import ROBOTWIN_ASSETS, ROBOTWIN_ENVIRONMENT
 from appliance.stages.pins import (
     check_fingerprint,
     check_weights_form,
@@ -50,7 +54,7 @@ def resolve_lock(manifest: Manifest, environment: Environment | None = None) -> 
             "codebase_version": info.codebase_version,
             "cameras": list(info.cameras),
         },
-        files=_file_digests(manifest),
+        files=_file_digests(manifest, environment),
         packages={
             name: version
             for name, version in environment.package_versions(
@@ -66,7 +70,7 @@ def resolve_lock(manifest: Manifest, environment: Environment | None = None) -> 
     )
 
 
-def _file_digests(manifest: Manifest) -> dict[str, str]:
+def _file_digests(manifest: Manifest, environment: Environment) -> dict[str, str]:
     """Digests of the files a manifest names, by the key that names them.
 
     A tokenizer is read here; weights are many gigabytes, so that only their presence and form are
@@ -76,7 +80,7 @@ def _file_digests(manifest: Manifest) -> dict[str, str]:
     digests: dict[str, str] = {}
     for key, path in named_files(manifest).items():
         if key == "eval.checkout.path":
-            digests |= _checkout_digests(manifest)
+            digests |= _checkout_digests(manifest, environment)
         elif key == "norm_stats.path":
             digests[key] = sha256_file(find_norm_stats(path))
         elif key == "train.tokenizer.path" and manifest.train.tokenizer is not None:
@@ -88,24 +92,60 @@ def _file_digests(manifest: Manifest) -> dict[str, str]:
     return digests
 
 
-def _checkout_digests(manifest: Manifest) -> dict[str, str]:
-    """What results of RoboTwin with assets depend on. Raises SimulatorError when it is another."""
-    from appliance.simulator.checkout import digest_checkout, digest_environment
+def _checkout_digests(manifest: Manifest, environment: Environment) -> dict[str, str]:
+    """What results of RoboTwin with its assets depend on. Raises SimulatorError when it is another.
+
+    A container sees the image's own interpreter alone, so that of this is answered by the image.
+    """
+    from appliance.simulator import checkout
+    from appliance.simulator.checkout_worker import RUNTIME
     from appliance.stages.simulators import layout_of
 
     part = manifest.eval.checkout
     if part is None:
         return {}
     root, python = manifest.base_dir / part.path, manifest.base_dir / part.python
-    found = digest_checkout(root, python, layout_of(manifest))
-    if part.tree is not None and part.tree != found.code:
+    layout, own = layout_of(manifest), _robotwin_of_image(python, environment)
+    if own is not None and root == ROBOTWIN_ASSETS:
+        assets = own["assets"]
+    else:
+        checkout.check_layout(root, layout)
+        assets = checkout.digest_assets(root)
+    if assets is None:
+        raise SimulatorError(
+            f"eval.checkout.path: the image holds no assets in {root}. Build it with `--build-arg"
+            " ASSETS=download`, or name a folder of this machine that holds them."
+        )
+    if own is not None and layout == RUNTIME:
+        code = own["code"]
+    else:
+        code = checkout.digest_code(root, python, layout)
+    if part.tree is not None and part.tree != code:
         raise SimulatorError(
             f"eval.checkout.tree: RoboTwin ({root}) is not the one this manifest was written"
-            f" for.\n  pinned: {part.tree}\n  found:  {found.code}\nRestore it, or, if"
+            f" for.\n  pinned: {part.tree}\n  found:  {code}\nRestore it, or, if"
             f" the change is meant, put the found value into {manifest.source_path}."
         )
+    installed = checkout.digest_environment(python) if own is None else own["environment"]
     return {
-        "eval.checkout.tree": found.code,
-        "eval.checkout.assets": found.assets,
-        "eval.checkout.environment": digest_environment(python),
+        "eval.checkout.tree": str(code),
+        "eval.checkout.assets": assets,
+        "eval.checkout.environment": str(installed),
     }
+
+
+def _robotwin_of_image(python: Path, environment: Environment) -> Mapping[str, str | None] | None:
+    """The image's own RoboTwin; None on the host. Raises ManifestError, ImageError."""
+    if environment.image is None:
+        return None
+    if python != ROBOTWIN_ENVIRONMENT / "bin" / "python":
+        raise ManifestError(
+            f"eval.checkout.python: {python} is not in the image, and a container sees no other"
+            f" interpreter. Name {ROBOTWIN_ENVIRONMENT}/bin/python, or use engine host."
+        )
+    if environment.robotwin is None:
+        raise ImageError(
+            f"The image {environment.image['name']} holds no RoboTwin environment of its own"
+            f" ({ROBOTWIN_ENVIRONMENT}). Build one with `appliance image build --variant cuda`."
+        )
+    return environment.robotwin
