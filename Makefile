@@ -9,7 +9,7 @@ GOLDEN := manifests/golden/touch_block.yaml
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types arch bench expert-replay learnability check clean
+.PHONY: help setup run test lint types arch bench expert-replay learnability image-twice check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -50,6 +50,11 @@ learnability: setup ## Train on 5, 10, 20 and 50 demonstrations, evaluate, write
 
 expert-replay: setup ## Play the expert back through the driver, all tasks, write the table (10 minutes)
 	@$(BIN)/python -m tests.benchmarks.expert_replay
+
+image-twice: setup ## Build the cpu image twice from these sources and compare every file; IMAGE_OPTIONS="--base-image ... --network host"
+	@$(BIN)/appliance image build --no-cache --name plan-star-appliance:first $(IMAGE_OPTIONS)
+	@$(BIN)/appliance image build --no-cache --name plan-star-appliance:second $(IMAGE_OPTIONS)
+	@$(BIN)/appliance image compare plan-star-appliance:first plan-star-appliance:second
 
 check: lint types arch test ## Everything CI checks
 
