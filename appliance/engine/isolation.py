@@ -3,8 +3,8 @@
 The run folder is the only place that can be written, apart from a /tmp in memory. Inputs are
 mounted read-only, everything at the path it has on the host, so that a stage sees the same paths
 whichever engine runs it. No network, no capabilities, no new privileges, read-only root. The
-container runs as the caller, so that what it writes is the caller's. The signing key's folder is
-never mounted; a request that would expose it is refused.
+container runs as the caller, so that what it writes is the caller's. Nothing that holds the signing
+key or lies beside it is ever mounted; a request that would show any of it is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Limits:
 class Exposure:
     """What of the host a container sees.
 
-    ``run_dir`` is writable, ``inputs`` are not; ``hidden`` must be below none of them.
+    ``run_dir`` is writable, ``inputs`` are not. Nothing of ``hidden`` (files, and folders with all
+    that lies in them) is seen: none of the others may hold it or lie in it.
     """
 
     run_dir: Path
@@ -60,7 +61,7 @@ def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
     """Bind mounts in the engine's form: the run folder, and each input that is not inside it.
 
     Links inside an input folder that lead out of it are followed: their targets' folders are
-    mounted too. Raises StageFailedError when a mount would show a hidden folder.
+    mounted too. Raises StageFailedError when a mount would show something of what is hidden.
     """
     run_dir = exposure.run_dir.resolve()
     wanted = {place.resolve() for place in exposure.inputs}
@@ -72,12 +73,7 @@ def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
         and not any(place != other and place.is_relative_to(other) for other in wanted)
     )
     for place in (run_dir, *read_only):
-        for secret in exposure.hidden:
-            if secret.resolve().is_relative_to(place):
-                raise StageFailedError(
-                    f"{place}: would be mounted in a stage's container, and the signing key lies in"
-                    f" {secret}. Put one of them elsewhere (--run-dir, --key-dir, dataset.root)."
-                )
+        _refuse_secrets(place, exposure.hidden)
     return [
         _mount(run_dir, read_only=False),
         *(_mount(place, read_only=True) for place in read_only),
@@ -129,6 +125,18 @@ def _gpu_request(count: int) -> dict[str, Any]:
         "DeviceIDs": chosen[:count],
     }
     return request
+
+
+def _refuse_secrets(place: Path, hidden: Sequence[Path]) -> None:
+    """Raise StageFailedError when ``place`` holds a hidden path, is one, or lies in one."""
+    for secret in (each.resolve() for each in hidden):
+        if secret.is_relative_to(place) or place.is_relative_to(secret):
+            raise StageFailedError(
+                f"{place}: would be mounted in a stage's container, and the signing key or its"
+                f" passphrase lies in {secret}. Put one of them elsewhere (--run-dir, --key-dir,"
+                " --passphrase-file, dataset.root); if the manifest or a link in the dataset names"
+                " it, ask who wrote that."
+            )
 
 
 def _mount(place: Path, *, read_only: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key
+from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key, secret_places
 from appliance.errors import ManifestError, StageFailedError
 from appliance.files import storage_errors, write_atomic
 from appliance.manifest.lock import Lock
@@ -40,8 +40,9 @@ class RunOptions:
 
     ``cache_dir`` None switches the shared cache off. ``scratch_dir`` holds compiled programs and
     the like, ``facts_dir`` what images were found to hold; ``key_dir`` None is the user's own key
-    folder, ``passphrase`` asks for the words an encrypted key there needs. ``engine`` None is the
-    manifest's. ``with_checkpoints`` puts the checkpoints into the bundle.
+    folder, ``passphrase`` asks for the words an encrypted key there needs; ``passphrase_file``,
+    where they may lie, is named only to be kept from stages. ``engine`` None is the manifest's.
+    ``with_checkpoints`` puts the checkpoints into the bundle.
     """
 
     run_dir: Path
@@ -51,7 +52,13 @@ class RunOptions:
     facts_dir: Path | None = None
     engine: EngineName | None = None
     passphrase: Passphrase | None = None
+    passphrase_file: Path | None = None
     with_checkpoints: bool = False
+
+    @property
+    def secrets(self) -> tuple[Path, ...]:
+        """What no stage may be shown, of this run's key and of the user's own."""
+        return secret_places(self.key_dir, self.passphrase_file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +143,7 @@ def find_engine(manifest: Manifest, folder: RunFolder, options: RunOptions) -> E
         run_dir=folder.path,
         scratch_dir=options.scratch_dir,
         facts_dir=options.facts_dir or options.scratch_dir,
-        key_dir=options.key_dir,
+        secrets=options.secrets,
     )
 
 
@@ -176,7 +183,7 @@ def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> It
     folder.create()
     with folder.claimed() as claim:
         engine = find_engine(manifest, folder, options)
-        lock = resolve_lock(manifest, engine.environment)
+        lock = resolve_lock(manifest, engine.environment, options.secrets)
         prepare_run_folder(folder, manifest, lock, engine.scratch_dir)
         engine.prepare(folder)
         signer = functools.cache(

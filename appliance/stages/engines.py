@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from appliance.bundle.keys import default_key_dir
 from appliance.engine.container import StageContainer, run_stage_container
 from appliance.engine.daemon import connected
 from appliance.engine.host import pinned_environment, run_stage_process
@@ -74,12 +73,15 @@ class HostEngine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerEngine:
-    """Stages are containers of one image, shut in; see ``engine/isolation.py``."""
+    """Stages are containers of one image, shut in; see ``engine/isolation.py``.
+
+    ``secrets`` are places no container may be shown (``bundle.keys.secret_places``).
+    """
 
     manifest: Manifest
     opened: ImageEnvironment
     run_dir: Path
-    key_dir: Path
+    secrets: tuple[Path, ...]
 
     @property
     def environment(self) -> Environment:
@@ -110,7 +112,7 @@ class ContainerEngine:
             exposure=Exposure(
                 run_dir=folder.path,
                 inputs=_input_paths(self.manifest, folder),
-                hidden=(self.key_dir,),
+                hidden=self.secrets,
             ),
             limits=Limits(
                 memory_bytes=memory_limit(runtime.memory_gib, machine_bytes),
@@ -125,11 +127,17 @@ class ContainerEngine:
 
 
 def open_engine(
-    manifest: Manifest, *, run_dir: Path, scratch_dir: Path, facts_dir: Path, key_dir: Path | None
+    manifest: Manifest,
+    *,
+    run_dir: Path,
+    scratch_dir: Path,
+    facts_dir: Path,
+    secrets: tuple[Path, ...],
 ) -> Engine:
     """The engine ``runtime.engine`` names; ``facts_dir`` keeps what images were found to hold.
 
-    Raises ManifestError, ImageError, RuntimeMissingError.
+    No container is shown anything of ``secrets``. Raises ManifestError, ImageError,
+    RuntimeMissingError.
     """
 
     def host() -> Engine:
@@ -141,7 +149,7 @@ def open_engine(
             manifest=manifest,
             opened=open_image(image_name(runtime), runtime.image_digest, facts_dir),
             run_dir=run_dir,
-            key_dir=key_dir or default_key_dir(),
+            secrets=secrets,
         )
 
     engines: Mapping[str, Callable[[], Engine]] = {"host": host, "docker": container}

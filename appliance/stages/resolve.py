@@ -6,6 +6,10 @@ not, the run ends here, before any long work.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
+from appliance.bundle.keys import secret_places
 from appliance.dataset.columns import read_columns, read_info
 from appliance.dataset.fingerprint import fingerprint_columns
 from appliance.digest import sha256_file
@@ -21,16 +25,23 @@ from appliance.stages.pins import (
     dataset_root,
     media_figure,
     named_files,
+    refuse_secrets,
 )
 from appliance.stages.registry import stages_for
 
 
-def resolve_lock(manifest: Manifest, environment: Environment | None = None) -> Lock:
+def resolve_lock(
+    manifest: Manifest,
+    environment: Environment | None = None,
+    secrets: Iterable[Path] | None = None,
+) -> Lock:
     """Resolve ``manifest`` for ``environment``; None is this very installation.
 
-    Raises DatasetError when the dataset is not the pinned one.
+    Nothing of ``secrets`` is read, by default the places of the user's own key. Raises
+    ManifestError when the manifest names one, DatasetError when the dataset is not the pinned one.
     """
     environment = environment or OwnEnvironment()
+    refuse_secrets(manifest, secret_places() if secrets is None else secrets)
     root = dataset_root(manifest)
     info = read_info(root)
     columns = read_columns(root)

@@ -8,6 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from appliance.bundle.keys import (
+    PRIVATE_KEY_FILE,
+    PUBLIC_KEY_FILE,
+    create_key,
+    default_key_dir,
+    secret_places,
+)
 from appliance.engine.isolation import (
     GIB,
     Exposure,
@@ -62,14 +69,43 @@ def test_links_that_lead_out_of_an_input_are_followed(exposure: Exposure, tmp_pa
     assert mounted(exposure)[str(tmp_path / "blobs")] is True
 
 
-@pytest.mark.parametrize("place", ["keys", "."])
+@pytest.fixture
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, ...]:
+    """A real key whose file is a link to another folder, the user's own key, and a passphrase."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    create_key(default_key_dir())
+    create_key(tmp_path / "keys")
+    (tmp_path / "stick").mkdir()
+    (tmp_path / "keys" / PRIVATE_KEY_FILE).rename(tmp_path / "stick" / "key")
+    (tmp_path / "keys" / PRIVATE_KEY_FILE).symlink_to(tmp_path / "stick" / "key")
+    (tmp_path / "words").write_text("velvet")
+    (tmp_path / "link to words").symlink_to("words")
+    return secret_places(tmp_path / "keys", tmp_path / "link to words")
+
+
+OWN_KEYS = "config/plan-star-appliance/keys"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(".", "keys", "config", OWN_KEYS, "stick"),
+        *(f"keys/{PRIVATE_KEY_FILE}", f"{OWN_KEYS}/{PRIVATE_KEY_FILE}", "stick/key", "words"),
+        *(f"keys/{PUBLIC_KEY_FILE}", f"{OWN_KEYS}/{PUBLIC_KEY_FILE}", "link to words"),
+    ],
+)
 def test_a_mount_that_would_show_the_signing_key_is_refused(
-    exposure: Exposure, tmp_path: Path, place: str
+    exposure: Exposure, secrets: tuple[Path, ...], tmp_path: Path, place: str
 ) -> None:
+    hiding = replace(exposure, hidden=secrets)
+    assert mounted(hiding)
     with pytest.raises(StageFailedError, match="signing key"):
-        find_mounts(replace(exposure, inputs=(tmp_path / place,)))
+        find_mounts(replace(hiding, inputs=(tmp_path / place,)))
     with pytest.raises(StageFailedError, match="signing key"):
-        find_mounts(replace(exposure, run_dir=tmp_path / place))
+        find_mounts(replace(hiding, run_dir=tmp_path / place))
+    (tmp_path / "data" / "innocent").symlink_to(tmp_path / place)
+    with pytest.raises(StageFailedError, match="signing key"):
+        find_mounts(hiding)
 
 
 def test_a_container_has_no_network_no_capabilities_and_limits(exposure: Exposure) -> None:

@@ -12,8 +12,15 @@ import orbax.checkpoint as ocp
 import pytest
 
 from appliance.bundle.assemble import list_dependencies
+from appliance.bundle.keys import (
+    PRIVATE_KEY_FILE,
+    PUBLIC_KEY_FILE,
+    create_key,
+    default_key_dir,
+    secret_places,
+)
 from appliance.digest import digest_files, sha256_file, tree_digest
-from appliance.errors import CheckpointError
+from appliance.errors import CheckpointError, ManifestError
 from appliance.policy.checkpoint import digest_leaves, read_leaves
 from appliance.policy.initialization import init_params
 from appliance.policy.parameters import flatten_params, nest_params
@@ -23,11 +30,14 @@ from appliance.stages.bundle import identity_of
 from appliance.stages.cache import StageCache
 from appliance.stages.decide import Action, decide_chain
 from appliance.stages.execute import execute_stage, load_run
+from appliance.stages.manifest import read_manifest
 from appliance.stages.pins import named_files
 from appliance.stages.registry import stages_for
+from appliance.stages.resolve import resolve_lock
 from appliance.stages.run_folder import RunFolder
 from appliance.stages.trained_policy import find_after_training, open_policy
 from tests.cli.prepare_run import prepare
+from tests.conftest import Appliance
 from tests.policy.small_tokenizer import train_tokenizer
 
 TINY = PRESETS["pi0_tiny_aloha_robotwin"]
@@ -179,6 +189,48 @@ def test_what_is_missing_or_another_is_told_before_any_stage_runs(
     assert "tokenizer model has SHA-256" in refuse(plain)
     files.tokenizer.unlink()
     assert "tokenizer model is missing" in refuse(plain)
+
+
+@pytest.mark.parametrize("engine", ["host", "docker"])
+@pytest.mark.parametrize("name", [PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, "link"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_manifest_that_names_the_signing_key_or_what_lies_beside_it_is_refused(
+    engine: str,
+    name: str,
+    own: bool,
+    write_manifest: WriteManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    keys = default_key_dir() if own else tmp_path / "keys"
+    create_key(keys)
+    (tmp_path / "link").symlink_to(keys / PRIVATE_KEY_FILE)
+    named = tmp_path / name if name == "link" else keys / name
+    part = f"{STEPS}\n  init: {{checkpoint: {named}, sha256: {'f' * 64}}}"
+    manifest = read_manifest(write_manifest((STEPS, part), ("engine: host", f"engine: {engine}")))
+    with pytest.raises(ManifestError, match=r"train\.init\.checkpoint: .* lies in "):
+        resolve_lock(manifest, secrets=secret_places(tmp_path / "keys"))
+    if own:
+        with pytest.raises(ManifestError, match=r"train\.init\.checkpoint: .* lies in "):
+            resolve_lock(manifest)
+
+
+def test_a_run_refuses_a_manifest_that_names_its_key_or_passphrase(
+    appliance: Appliance, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    create_key(tmp_path / "keys", passphrase=b"velvet")
+    (tmp_path / "words").write_text("velvet")
+    (tmp_path / "words").chmod(0o600)
+    places = ("--key-dir", tmp_path / "keys", "--passphrase-file", tmp_path / "words")
+    for named in (tmp_path / "keys" / PRIVATE_KEY_FILE, tmp_path / "words"):
+        part = f"{STEPS}\n  init: {{checkpoint: {named}, sha256: {'f' * 64}}}"
+        outcome = appliance(
+            "run", write_manifest((STEPS, part)), "--run-dir", tmp_path / "run", *places
+        )
+        assert outcome.code == ManifestError.exit_code, outcome.err
+        assert f"train.init.checkpoint: {named} lies in " in outcome.err
+        assert not (tmp_path / "run" / "stages").exists()
 
 
 def test_weights_that_are_others_than_pinned_stop_the_train_stage(
