@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.engine.links import find_links_out, gather_whole_folders
 from appliance.errors import StageFailedError
 
 GIB = 1 << 30
@@ -24,6 +25,13 @@ TMP = "/tmp"  # noqa: S108 (a file system of the container's own)
 _SHARED_MEMORY_BYTES = GIB
 _TMP_BYTES = 4 * GIB
 _RESERVE_BYTES = GIB
+_MANY_MOUNTS = 100
+_MAX_MOUNTS = 1000
+# What every container runs with; a mount over one of these would replace it.
+_IMAGE_PLACES = (
+    *("/opt/appliance/bin", "/usr/bin", "/usr/lib", "/etc"),
+    *("/dev", "/proc", "/run", "/sys", TMP),
+)
 _GPU_CAPABILITIES = [["gpu", "compute", "utility", "graphics"]]
 
 
@@ -60,24 +68,60 @@ def memory_limit(asked_gib: float | None, machine_bytes: int) -> int:
 def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
     """Bind mounts in the engine's form: the run folder, and each input that is not inside it.
 
-    Links inside an input folder that lead out of it are followed: their targets' folders are
-    mounted too. Raises StageFailedError when a mount would show something of what is hidden.
+    Links that lead out of an input are followed, those in a folder they lead to as well; what a
+    link leads to is mounted, that file or folder and nothing beside it. Raises StageFailedError
+    when a mount would show something of what is hidden, would lie over what a container needs of
+    its image, or when links lead to more places than an engine can mount.
     """
     run_dir = exposure.run_dir.resolve()
-    wanted = {place.resolve() for place in exposure.inputs}
-    wanted |= {target for place in tuple(wanted) for target in _outside_targets(place)}
-    read_only = sorted(
-        place
-        for place in wanted
-        if not place.is_relative_to(run_dir)
-        and not any(place != other and place.is_relative_to(other) for other in wanted)
-    )
-    for place in (run_dir, *read_only):
-        _refuse_secrets(place, exposure.hidden)
+    _refuse_secrets(run_dir, exposure.hidden)
+    _refuse_over_image(run_dir)
+    shown = _follow_links(exposure)
+    if len(shown) > _MANY_MOUNTS:
+        shown = gather_whole_folders(shown)
+    if len(shown) > _MAX_MOUNTS:
+        raise _too_many_links(exposure)
     return [
-        _mount(run_dir, read_only=False),
-        *(_mount(place, read_only=True) for place in read_only),
+        _mount(run_dir, run_dir, read_only=False),
+        *(
+            _mount(target, source, read_only=True)
+            for target, source in sorted(shown.items())
+            if not target.is_relative_to(run_dir)
+            and not any(parent in shown for parent in target.parents)
+        ),
     ]
+
+
+def _follow_links(exposure: Exposure) -> dict[Path, Path]:
+    """What a container is to be shown read-only: where the bytes lie, by where it looks for them.
+
+    Everything is checked before it is looked into.
+    """
+    shown: dict[Path, Path] = {}
+    waiting = [(place, place) for place in (each.resolve() for each in exposure.inputs)]
+    num_folders = 0
+    while waiting:
+        target, source = waiting.pop()
+        if target in shown:
+            continue
+        _refuse_secrets(source, exposure.hidden)
+        _refuse_over_image(target)
+        shown[target] = source
+        if source.is_dir():
+            num_folders += 1
+            if num_folders > _MAX_MOUNTS:
+                raise _too_many_links(exposure)
+            waiting.extend(find_links_out(target, source))
+    return shown
+
+
+def _too_many_links(exposure: Exposure) -> StageFailedError:
+    inputs = ", ".join(map(str, exposure.inputs))
+    return StageFailedError(
+        f"{inputs}: links in there lead to more than {_MAX_MOUNTS} places elsewhere, more than a"
+        " container can be given. Copy the folder with its links followed (cp -rL), and name the"
+        " copy in the manifest."
+    )
 
 
 def container_settings(
@@ -139,17 +183,16 @@ def _refuse_secrets(place: Path, hidden: Sequence[Path]) -> None:
             )
 
 
-def _mount(place: Path, *, read_only: bool) -> dict[str, Any]:
-    return {"Target": str(place), "Source": str(place), "Type": "bind", "ReadOnly": read_only}
+def _refuse_over_image(target: Path) -> None:
+    """Raise StageFailedError when a mount at ``target`` would hide what runs in a container."""
+    for own in _IMAGE_PLACES:
+        if Path(own).is_relative_to(target):
+            raise StageFailedError(
+                f"{target}: would be mounted in a stage's container, over the image's own {own}."
+                " Put what is needed from there elsewhere, or, if a link in the dataset leads"
+                " there, replace the link by what it leads to."
+            )
 
 
-def _outside_targets(place: Path) -> Sequence[Path]:
-    """Folders that links inside ``place`` lead to, outside of it."""
-    if not place.is_dir():
-        return ()
-    targets = {
-        link.resolve().parent
-        for link in place.rglob("*")
-        if link.is_symlink() and not link.resolve().is_relative_to(place)
-    }
-    return sorted(target for target in targets if target.is_dir())
+def _mount(target: Path, source: Path, *, read_only: bool) -> dict[str, Any]:
+    return {"Target": str(target), "Source": str(source), "Type": "bind", "ReadOnly": read_only}

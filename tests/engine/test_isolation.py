@@ -24,6 +24,7 @@ from appliance.engine.isolation import (
     memory_limit,
 )
 from appliance.errors import StageFailedError
+from tests.engine.mounted_tree import copy_mounts, find_inside
 
 LIMITS = Limits(memory_bytes=2 * GIB, cpus=1.5, pids=100, gpus=0)
 
@@ -63,10 +64,76 @@ def test_an_input_inside_the_run_folder_or_another_input_needs_no_mount(
 def test_links_that_lead_out_of_an_input_are_followed(exposure: Exposure, tmp_path: Path) -> None:
     """A hub's cache keeps a dataset's files as links into a folder beside it."""
     (tmp_path / "blobs").mkdir()
-    (tmp_path / "blobs" / "a1").write_text("x")
+    for name in ("a1", "another's"):
+        (tmp_path / "blobs" / name).write_text("x")
     (tmp_path / "data" / "file.parquet").symlink_to("../blobs/a1")
     (tmp_path / "data" / "own").symlink_to("file.parquet")
-    assert mounted(exposure)[str(tmp_path / "blobs")] is True
+    (tmp_path / "data" / "gone").symlink_to("../blobs/none")
+    (tmp_path / "data" / "circle").symlink_to("circle")
+    expected = {"run": False, "data": True, "blobs/a1": True}
+    assert mounted(exposure) == {str(tmp_path / name): value for name, value in expected.items()}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_link_reached_over_other_links_is_found_in_the_container(
+    exposure: Exposure, tmp_path: Path, absolute: bool
+) -> None:
+    """data/file -> hop/first -> far/second -> end/bytes; hop is a link too, data/all -> hop."""
+    for name in ("far", "end", "real hop"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "end" / "bytes").write_text("here")
+    (tmp_path / "end" / "unnamed").write_text("not to be shown")
+    beside = tmp_path if absolute else Path("..")
+    (tmp_path / "hop").symlink_to("real hop")
+    (tmp_path / "far" / "second").symlink_to(beside / "end" / "bytes")
+    (tmp_path / "real hop" / "first").symlink_to(beside / "far" / "second")
+    (tmp_path / "data" / "file").symlink_to(beside / "hop" / "first")
+    (tmp_path / "data" / "all").symlink_to(beside / "hop")
+    root = tmp_path / "container"
+    copy_mounts(find_mounts(exposure), root)
+    for name in ("file", "all/first"):
+        assert find_inside(root, tmp_path / "data" / name).read_text() == "here"
+    assert not [path for path in root.rglob("*") if path.name == "unnamed"]
+
+
+def test_a_folder_a_link_leads_to_is_mounted_without_what_lies_beside_it(
+    exposure: Exposure, tmp_path: Path
+) -> None:
+    (tmp_path / "large" / "wanted").mkdir(parents=True)
+    (tmp_path / "large" / "other").mkdir()
+    (tmp_path / "data" / "part").symlink_to(tmp_path / "large" / "wanted")
+    targets = {str(tmp_path / name) for name in ("run", "data", "large/wanted")}
+    assert mounted(exposure).keys() == targets
+
+
+@pytest.mark.parametrize("place", ["/", "/opt", "/usr", "/usr/lib", "/etc", "/tmp"])
+def test_a_mount_over_what_the_image_runs_with_is_refused(
+    exposure: Exposure, tmp_path: Path, place: str
+) -> None:
+    Path(place).stat()
+    (tmp_path / "data" / "link").symlink_to(place)
+    unhidden = replace(exposure, hidden=())
+    with pytest.raises(StageFailedError, match="over the image's own /"):
+        find_mounts(unhidden)
+
+
+def test_a_hub_cache_of_many_files_is_one_mount_and_too_many_links_are_an_error(
+    exposure: Exposure, tmp_path: Path
+) -> None:
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for number in range(1001):
+        (blobs / str(number)).touch()
+        (tmp_path / "data" / f"{number}.parquet").symlink_to(f"../blobs/{number}")
+    assert mounted(exposure).keys() == {str(tmp_path / name) for name in ("run", "data", "blobs")}
+    (blobs / "another revision's").touch()
+    with pytest.raises(StageFailedError, match=r"more than 1000 places.*cp -rL"):
+        find_mounts(exposure)
+    for number in range(500):
+        (tmp_path / "data" / f"{number}.parquet").unlink()
+    targets = mounted(exposure)
+    assert len(targets) == 2 + 501
+    assert str(blobs / "another revision's") not in targets
 
 
 @pytest.fixture
