@@ -27,7 +27,7 @@ from appliance.stages.engines import Engine, open_engine
 from appliance.stages.execute import record_stage
 from appliance.stages.expectations import check_stage_expectations, find_unmet_expectations
 from appliance.stages.manifest import read_manifest
-from appliance.stages.pins import dataset_root
+from appliance.stages.pins import dataset_root, places_for_stages
 from appliance.stages.receipt import Receipt, read_receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.resolve import resolve_lock
@@ -150,7 +150,7 @@ def find_engine(manifest: Manifest, folder: RunFolder, options: RunOptions) -> E
 def prepare_run_folder(
     folder: RunFolder, manifest: Manifest, lock: Lock, scratch_dir: Path
 ) -> None:
-    """Write what stage processes read: manifest, lock, and where the dataset lies."""
+    """Write what stage processes read: manifest, lock, and where dataset and named files lie."""
     with storage_errors(manifest.source_path, "reading the manifest"):
         text = manifest.source_path.read_bytes()
     write_atomic(folder.manifest_path, text, doing="copying the manifest into the run folder")
@@ -158,6 +158,7 @@ def prepare_run_folder(
     state = folder.read_state()
     state["manifest_dir"] = str(manifest.base_dir.resolve())
     state["dataset_root"] = str(dataset_root(manifest))
+    state["files"] = {key: str(place) for key, place in places_for_stages(manifest).items()}
     state["scratch_dir"] = str(scratch_dir)
     folder.write_state(state)
 

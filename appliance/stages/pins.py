@@ -43,12 +43,26 @@ def _find(manifest: Manifest, written: str) -> Path:
     return Path(os.path.realpath(manifest.base_dir / written))
 
 
+def places_for_stages(manifest: Manifest) -> dict[str, Path]:
+    """Where stages find what a manifest names, by key: the files, and a checkout's interpreter.
+
+    Found out once, where the run begins: in a container neither the manifest's folder nor a link on
+    the way exists. An interpreter stays the link it mostly is: by its place it knows its packages.
+    """
+    places = named_files(manifest)
+    checkout = manifest.eval.checkout
+    if checkout is not None:
+        python = manifest.base_dir / checkout.python
+        places["eval.checkout.python"] = Path(os.path.realpath(python.parent)) / python.name
+    return places
+
+
 def refuse_secrets(manifest: Manifest, secrets: Iterable[Path]) -> None:
     """See that a manifest names nothing of ``secrets`` (``bundle.keys.secret_places``).
 
     A stage on the host could read it. Raises ManifestError naming the key.
     """
-    named = {"dataset.root": dataset_root(manifest), **named_files(manifest)}
+    named = {"dataset.root": dataset_root(manifest), **places_for_stages(manifest)}
     for secret in secrets:
         for key, path in named.items():
             if path.is_relative_to(secret):

@@ -25,6 +25,7 @@ from appliance.stages.pins import (
     dataset_root,
     media_figure,
     named_files,
+    places_for_stages,
     refuse_secrets,
 )
 from appliance.stages.registry import stages_for
@@ -87,7 +88,7 @@ def _file_digests(manifest: Manifest) -> dict[str, str]:
     digests: dict[str, str] = {}
     for key, path in named_files(manifest).items():
         if key == "eval.checkout.path":
-            digests |= _checkout_digests(manifest)
+            digests |= _checkout_digests(manifest, path)
         elif key == "norm_stats.path":
             digests[key] = sha256_file(find_norm_stats(path))
         elif key == "train.tokenizer.path" and manifest.train.tokenizer is not None:
@@ -99,14 +100,13 @@ def _file_digests(manifest: Manifest) -> dict[str, str]:
     return digests
 
 
-def _checkout_digests(manifest: Manifest) -> dict[str, str]:
-    """What a RoboTwin checkout's results depend on. Raises SimulatorError when it is another."""
+def _checkout_digests(manifest: Manifest, root: Path) -> dict[str, str]:
+    """What results of the checkout in ``root`` depend on. Raises SimulatorError: another."""
     from appliance.simulator.checkout import digest_checkout, digest_environment
 
     part = manifest.eval.checkout
     if part is None:
         return {}
-    root = manifest.base_dir / part.path
     found = digest_checkout(root)
     if part.tree is not None and part.tree != found.code:
         raise SimulatorError(
@@ -117,5 +117,7 @@ def _checkout_digests(manifest: Manifest) -> dict[str, str]:
     return {
         "eval.checkout.tree": found.code,
         "eval.checkout.assets": found.assets,
-        "eval.checkout.environment": digest_environment(manifest.base_dir / part.python),
+        "eval.checkout.environment": digest_environment(
+            places_for_stages(manifest)["eval.checkout.python"]
+        ),
     }

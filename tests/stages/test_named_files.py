@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from appliance.bundle.keys import (
     secret_places,
 )
 from appliance.digest import digest_files, sha256_file, tree_digest
+from appliance.engine.isolation import Exposure, find_mounts
 from appliance.errors import CheckpointError, ManifestError
+from appliance.norm_stats.files import NORM_STATS_FILE
 from appliance.policy.checkpoint import digest_leaves, read_leaves
 from appliance.policy.initialization import init_params
 from appliance.policy.parameters import flatten_params, nest_params
@@ -31,17 +34,18 @@ from appliance.stages.cache import StageCache
 from appliance.stages.decide import Action, decide_chain
 from appliance.stages.execute import execute_stage, load_run
 from appliance.stages.manifest import read_manifest
-from appliance.stages.pins import named_files
+from appliance.stages.pins import dataset_root, named_files, places_for_stages
 from appliance.stages.registry import stages_for
 from appliance.stages.resolve import resolve_lock
 from appliance.stages.run_folder import RunFolder
 from appliance.stages.trained_policy import find_after_training, open_policy
 from tests.cli.prepare_run import prepare
 from tests.conftest import Appliance
+from tests.engine.mounted_tree import copy_mounts, find_inside
 from tests.policy.small_tokenizer import train_tokenizer
+from tests.stages.linked_files import STEPS, link_files
 
 TINY = PRESETS["pi0_tiny_aloha_robotwin"]
-STEPS = "config: pi0_tiny_aloha_robotwin\n  steps: 20"
 WriteManifest = Callable[..., Path]
 
 
@@ -128,7 +132,7 @@ def test_evaluation_reads_prompts_with_the_named_model(
     places = run_stages(folder, "dataset", "plan", "norm_stats", "train")
     run = load_run(folder.path)
     trained = find_after_training(
-        run.manifest, places["train"], places["norm_stats"], 0, manifest_dir=run.manifest_dir
+        run.manifest, places["train"], places["norm_stats"], 0, files=run.files
     )
     opened = open_policy(trained, sampling_steps=1)
     assert opened.identity["tokenizer"] == f"sentencepiece:{sha256_file(files.tokenizer)}"
@@ -189,6 +193,57 @@ def test_what_is_missing_or_another_is_told_before_any_stage_runs(
     assert "tokenizer model has SHA-256" in refuse(plain)
     files.tokenizer.unlink()
     assert "tokenizer model is missing" in refuse(plain)
+
+
+def test_stages_find_files_named_over_links_where_a_container_has_them(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    linked = link_files(tmp_path, steps=0)
+    path = write_manifest(*linked.replacements, name=linked.name)
+    manifest = read_manifest(path)
+    folder = prepare(path, tmp_path / "run")
+    run = load_run(folder.path)
+    exposure = Exposure(
+        run_dir=folder.path,
+        inputs=(dataset_root(manifest), *named_files(manifest).values()),
+        hidden=(),
+    )
+    root = tmp_path / "container"
+    copy_mounts(find_mounts(exposure), root)
+    assert find_inside(root, run.dataset_root / "meta" / "info.json").is_file()
+    tokenizer = find_inside(root, run.files["train.tokenizer.path"])
+    assert tokenizer.read_bytes() == linked.tokenizer.read_bytes()
+    stats = find_inside(root, run.files["norm_stats.path"] / NORM_STATS_FILE)
+    assert stats.read_bytes() == linked.norm_stats.read_bytes()
+    assert not find_inside(root, path).exists(), "the manifest's own folder is not shown"
+
+    places = run_stages(folder, "dataset", "plan", "norm_stats", "train")
+    reused = places["norm_stats"] / "content" / NORM_STATS_FILE
+    assert reused.read_bytes() == linked.norm_stats.read_bytes()
+    summary = json.loads((places["train"] / "content" / "run_summary.json").read_text())
+    assert summary["configuration"]["tokenizer_sha256"] == sha256_file(linked.tokenizer)
+
+
+def test_a_checkouts_interpreter_stays_the_link_that_knows_its_packages(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "robotwin" / "bin").mkdir(parents=True)
+    (tmp_path / "robotwin" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "linked").symlink_to("robotwin")
+    checkout = "checkout: {path: ../linked, python: ../linked/bin/python}"
+    path = write_manifest(
+        (
+            "simulator: robotwin\n  embodiment: stand_in\n  planner: ik_toppra\n  shader: minimal",
+            f"simulator: robotwin-checkout\n  {checkout}",
+        ),
+        name="manifests/manifest.yaml",
+    )
+    places = places_for_stages(read_manifest(path))
+    assert places == {
+        "eval.checkout.path": tmp_path / "robotwin",
+        "eval.checkout.python": tmp_path / "robotwin" / "bin" / "python",
+    }
 
 
 @pytest.mark.parametrize("engine", ["host", "docker"])
