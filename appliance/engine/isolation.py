@@ -9,6 +9,8 @@ key or lies beside it is ever mounted; a request that would show any of it is re
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from appliance.engine.links import find_links_out, gather_whole_folders
-from appliance.errors import StageFailedError
+from appliance.errors import RuntimeMissingError, StageFailedError
+
+logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
 RUN_LABEL = "plan-star-appliance.run"
@@ -32,6 +36,7 @@ _IMAGE_PLACES = (
     *("/opt/appliance/bin", "/usr/bin", "/usr/lib", "/etc"),
     *("/dev", "/proc", "/run", "/sys", TMP),
 )
+_GPU_CHOICE = "CUDA_VISIBLE_DEVICES"
 _GPU_CAPABILITIES = [["gpu", "compute", "utility", "graphics"]]
 
 
@@ -63,6 +68,20 @@ def memory_limit(asked_gib: float | None, machine_bytes: int) -> int:
     if asked_gib is not None:
         return int(asked_gib * GIB)
     return max(machine_bytes - max(_RESERVE_BYTES, machine_bytes // 20), machine_bytes // 2)
+
+
+def cpu_limit(asked: float | None, threads: int, machine_cpus: int) -> float:
+    """The limit in cores: as asked, or one a thread, but no more than there are.
+
+    An engine refuses a limit above its machine's cores. The number of threads decides float bits;
+    the limit does not, fewer cores only take longer.
+    """
+    wanted = asked or float(threads)
+    if wanted > machine_cpus:
+        logger.info(
+            "the container is limited to %d cores, all there are, not to %g", machine_cpus, wanted
+        )
+    return min(wanted, float(machine_cpus))
 
 
 def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
@@ -159,16 +178,38 @@ def container_settings(
 
 
 def _gpu_request(count: int) -> dict[str, Any]:
-    """Those of CUDA_VISIBLE_DEVICES if the caller chose some, else any ``count`` GPUs."""
-    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    """The first ``count`` GPUs of the caller's choice, or any where there was no choice.
+
+    Raises RuntimeMissingError when the caller chose fewer.
+    """
+    chosen = _chosen_gpus(os.environ.get(_GPU_CHOICE))
+    if chosen is not None and len(chosen) < count:
+        raise RuntimeMissingError(
+            f"runtime.gpus: {count} asked for, and {_GPU_CHOICE}={os.environ.get(_GPU_CHOICE)}"
+            f" leaves {len(chosen)} to this run. Name {count} in it, unset it to be given any, or"
+            " lower runtime.gpus."
+        )
     request: dict[str, Any] = {
         "Driver": "nvidia",
         "Capabilities": _GPU_CAPABILITIES,
         "Options": {},
-        "Count": 0 if chosen else count,
-        "DeviceIDs": chosen[:count],
+        "Count": count if chosen is None else 0,
+        "DeviceIDs": [] if chosen is None else chosen[:count],
     }
     return request
+
+
+def _chosen_gpus(choice: str | None) -> list[str] | None:
+    """The GPUs CUDA would show for this choice, each once; None where none was made.
+
+    CUDA counts names up to the first that is none: "" and "-1" choose no GPU at all (CUDA C++
+    Programming Guide, "CUDA Environment Variables").
+    """
+    if choice is None:
+        return None
+    names = (name.strip() for name in choice.split(","))
+    shown = itertools.takewhile(lambda name: name and not name.startswith("-"), names)
+    return list(dict.fromkeys(shown))
 
 
 def _refuse_secrets(place: Path, hidden: Sequence[Path]) -> None:

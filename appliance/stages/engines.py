@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.engine.container import StageContainer, run_stage_container
-from appliance.engine.daemon import connected
 from appliance.engine.host import pinned_environment, run_stage_process
-from appliance.engine.isolation import Exposure, Limits, memory_limit
+from appliance.engine.isolation import Exposure, Limits, cpu_limit, memory_limit
+from appliance.engine.probe import probe_engine
 from appliance.errors import ManifestError
 from appliance.files import write_json
 from appliance.manifest.model import Manifest, RuntimePart
@@ -105,8 +105,7 @@ class ContainerEngine:
     def run_stage(self, stage: str, folder: RunFolder, claim: int) -> int:
         """See :class:`Engine`; the stage watches the lock ``claim`` holds (``engine/watch.py``)."""
         runtime = self.manifest.runtime
-        with connected() as client:
-            machine_bytes = int(client.info()["MemTotal"])
+        machine = probe_engine()
         request = StageContainer(
             image_id=self.opened.found.id,
             exposure=Exposure(
@@ -115,8 +114,8 @@ class ContainerEngine:
                 hidden=self.secrets,
             ),
             limits=Limits(
-                memory_bytes=memory_limit(runtime.memory_gib, machine_bytes),
-                cpus=runtime.cpus or float(runtime.cpu_threads),
+                memory_bytes=memory_limit(runtime.memory_gib, machine.memory_bytes),
+                cpus=cpu_limit(runtime.cpus, runtime.cpu_threads, machine.num_cpus),
                 pids=runtime.pids,
                 gpus=runtime.gpus,
             ),

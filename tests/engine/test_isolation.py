@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,11 @@ from appliance.engine.isolation import (
     Exposure,
     Limits,
     container_settings,
+    cpu_limit,
     find_mounts,
     memory_limit,
 )
-from appliance.errors import StageFailedError
+from appliance.errors import RuntimeMissingError, StageFailedError
 from tests.engine.mounted_tree import copy_mounts, find_inside
 
 LIMITS = Limits(memory_bytes=2 * GIB, cpus=1.5, pids=100, gpus=0)
@@ -203,6 +205,28 @@ def test_gpus_come_with_the_graphics_capability_and_the_callers_choice(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
     (request,) = container_settings(exposure, limits, {}, {})["host"]["device_requests"]
     assert (request["Count"], request["DeviceIDs"]) == (0, ["3", "5"])
+
+
+@pytest.mark.parametrize("choice", ["3", "3,-1,4", "3,3", "-1", "", "3,,4", " 3 "])
+def test_fewer_gpus_chosen_than_asked_for_are_refused(
+    exposure: Exposure, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", choice)
+    with pytest.raises(RuntimeMissingError, match=r"runtime\.gpus: 2 .*CUDA_VISIBLE_DEVICES="):
+        container_settings(exposure, replace(LIMITS, gpus=2), {}, {})
+    assert "device_requests" not in container_settings(exposure, LIMITS, {}, {})["host"]
+
+
+def test_cores_are_as_asked_or_one_a_thread_but_no_more_than_there_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert cpu_limit(None, 2, 8) == 2.0
+    assert cpu_limit(1.5, 2, 8) == 1.5
+    assert caplog.text == ""
+    assert cpu_limit(None, 64, 2) == 2.0
+    assert cpu_limit(16.0, 1, 2) == 2.0
+    assert "2 cores, all there are, not to 64" in caplog.text
 
 
 def test_memory_is_as_asked_or_the_machines_less_a_reserve() -> None:
