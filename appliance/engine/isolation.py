@@ -93,11 +93,13 @@ def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
     its image, or when links lead to more places than an engine can mount.
     """
     run_dir = exposure.run_dir.resolve()
-    _refuse_secrets(run_dir, exposure.hidden)
-    _refuse_over_image(run_dir)
-    shown = _follow_links(exposure)
+    hidden = [each.resolve() for each in exposure.hidden]
+    _refuse(run_dir, run_dir, hidden)
+    shown = _follow_links(exposure, hidden)
     if len(shown) > _MANY_MOUNTS:
         shown = gather_whole_folders(shown)
+        for target, source in shown.items():
+            _refuse(target, source, hidden)
     if len(shown) > _MAX_MOUNTS:
         raise _too_many_links(exposure)
     return [
@@ -111,7 +113,7 @@ def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
     ]
 
 
-def _follow_links(exposure: Exposure) -> dict[Path, Path]:
+def _follow_links(exposure: Exposure, hidden: Sequence[Path]) -> dict[Path, Path]:
     """What a container is to be shown read-only: where the bytes lie, by where it looks for them.
 
     Everything is checked before it is looked into.
@@ -123,8 +125,7 @@ def _follow_links(exposure: Exposure) -> dict[Path, Path]:
         target, source = waiting.pop()
         if target in shown:
             continue
-        _refuse_secrets(source, exposure.hidden)
-        _refuse_over_image(target)
+        _refuse(target, source, hidden)
         shown[target] = source
         if source.is_dir():
             num_folders += 1
@@ -212,20 +213,20 @@ def _chosen_gpus(choice: str | None) -> list[str] | None:
     return list(dict.fromkeys(shown))
 
 
-def _refuse_secrets(place: Path, hidden: Sequence[Path]) -> None:
-    """Raise StageFailedError when ``place`` holds a hidden path, is one, or lies in one."""
-    for secret in (each.resolve() for each in hidden):
-        if secret.is_relative_to(place) or place.is_relative_to(secret):
+def _refuse(target: Path, source: Path, hidden: Sequence[Path]) -> None:
+    """See that ``source`` may be shown at ``target``. Raises StageFailedError.
+
+    It may not when it holds a hidden path, is one or lies in one (links are followed in both), nor
+    where it would hide what runs in a container.
+    """
+    for secret in hidden:
+        if secret.is_relative_to(source) or source.is_relative_to(secret):
             raise StageFailedError(
-                f"{place}: would be mounted in a stage's container, and the signing key or its"
+                f"{source}: would be mounted in a stage's container, and the signing key or its"
                 f" passphrase lies in {secret}. Put one of them elsewhere (--run-dir, --key-dir,"
                 " --passphrase-file, dataset.root); if the manifest or a link in the dataset names"
                 " it, ask who wrote that."
             )
-
-
-def _refuse_over_image(target: Path) -> None:
-    """Raise StageFailedError when a mount at ``target`` would hide what runs in a container."""
     for own in _IMAGE_PLACES:
         if Path(own).is_relative_to(target):
             raise StageFailedError(

@@ -30,6 +30,14 @@ def find_links_out(target: Path, source: Path) -> Iterator[tuple[Path, Path]]:
                 yield seen, real
 
 
+def _holds_only(folder: Path, shown: Mapping[Path, Path]) -> bool:
+    """Whether every entry of ``folder`` is shown where it lies; no, when it cannot be listed."""
+    try:
+        return all(shown.get(entry) == entry for entry in folder.iterdir())
+    except OSError:
+        return False
+
+
 def _find_real(link: Path) -> Path | None:
     """The file or folder a link leads to in the end; None for anything else, or nothing."""
     real = Path(os.path.realpath(link))
@@ -45,9 +53,7 @@ def gather_whole_folders(shown: Mapping[Path, Path]) -> dict[Path, Path]:
     Nothing more is shown by this: a hub's cache of a thousand files becomes one mount.
     """
     parents = {target.parent for target, source in shown.items() if target == source}
-    whole = {
-        folder for folder in parents if all(shown.get(entry) == entry for entry in folder.iterdir())
-    }
+    whole = {folder for folder in parents if _holds_only(folder, shown)}
     return {
         **{target: source for target, source in shown.items() if target.parent not in whole},
         **{folder: folder for folder in whole},
