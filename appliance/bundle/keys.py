@@ -84,6 +84,28 @@ def default_key_dir(environment: Mapping[str, str] | None = None) -> Path:
     return base / "plan-star-appliance" / "keys"
 
 
+def secret_places(
+    key_dir: Path | None = None, passphrase_file: Path | None = None
+) -> tuple[Path, ...]:
+    """Folders and files no stage may be shown: all that signs lies in them, links followed.
+
+    The key folder in use and the user's own, the file each one's ``signing_key.pem`` leads to if it
+    is a link, and the passphrase's file. They need not exist.
+    """
+    folders = {default_key_dir(), default_key_dir() if key_dir is None else key_dir}
+    places = {*folders, *(folder / PRIVATE_KEY_FILE for folder in folders)}
+    if passphrase_file is not None:
+        places.add(passphrase_file)
+    resolved = {Path(os.path.realpath(place)) for place in places}
+    return tuple(
+        sorted(
+            place
+            for place in resolved
+            if not any(place != other and place.is_relative_to(other) for other in resolved)
+        )
+    )
+
+
 def create_key(key_dir: Path | None = None, *, passphrase: bytes | None = None) -> SigningKey:
     """Make the user's signing key, encrypted when a passphrase is given.
 

@@ -27,6 +27,7 @@ from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
 from appliance.stages.environment import describe_host, describe_platform, source_digests
 from appliance.stages.evaluate import STAGE, make_request
 from appliance.stages.manifest import read_manifest
+from appliance.stages.pins import named_files, places_for_stages
 from appliance.stages.run_folder import RunFolder
 from appliance.stages.simulators import ChosenSimulator, cameras_of, choose_simulator, picture_size
 from appliance.stages.trained_policy import find_in_checkpoint, open_policy
@@ -155,7 +156,7 @@ def _open_local(manifest: Manifest, place: PolicyPlace) -> _Asked:
         named = manifest.train.tokenizer
         tokenizer = place.tokenizer
         if tokenizer is None and named is not None:
-            tokenizer = manifest.base_dir / named.path
+            tokenizer = named_files(manifest)["train.tokenizer.path"]
         files = find_in_checkpoint(
             place.checkpoint.resolve(),
             PRESETS[manifest.train.config],
@@ -187,7 +188,7 @@ def _connect(manifest: Manifest, server: ServerPlace) -> RemotePolicy:
 def _choose(manifest: Manifest, config: TrainConfig) -> ChosenSimulator:
     return choose_simulator(
         manifest,
-        manifest_dir=manifest.base_dir,
+        files=places_for_stages(manifest),
         cameras=cameras_of(config),
         image_size=picture_size(*config.model.image_size),
     )
@@ -199,7 +200,7 @@ def _simulator_for(manifest: Manifest, remote: RemotePolicy) -> ChosenSimulator:
         return _choose(manifest, PRESETS[manifest.train.config])
     return choose_simulator(
         manifest,
-        manifest_dir=manifest.base_dir,
+        files=places_for_stages(manifest),
         cameras=remote.description.cameras,
         image_size=picture_size(*remote.description.image_size),
     )

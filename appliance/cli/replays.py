@@ -155,6 +155,8 @@ def _options(
         work_dir=folder.resolve(),
         scratch_dir=user_cache_dir() / "scratch",
         key_dir=request.places.key_dir,
+        passphrase=find_passphrase(request.passphrase_file),
+        passphrase_file=request.passphrase_file,
         engine=request.engine,
         asked=asked,
         spot=spot,

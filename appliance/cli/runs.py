@@ -100,6 +100,7 @@ def run_options(
         facts_dir=user_cache_dir(),
         key_dir=key_dir,
         passphrase=find_passphrase(passphrase_file),
+        passphrase_file=passphrase_file,
         with_checkpoints=with_checkpoints,
         engine=engine,
     )
@@ -112,10 +113,11 @@ def explain_run(
     manifest = choose_engine(read_manifest(path), engine)
     options = run_options(manifest, run_dir, cache=cache)
     folder = RunFolder(options.run_dir.resolve())
+    environment = find_engine(manifest, folder, options).environment
     decisions = decide_chain(
         stages_for(manifest),
         manifest,
-        resolve_lock(manifest, find_engine(manifest, folder, options).environment),
+        resolve_lock(manifest, environment, options.secrets),
         folder=folder,
         cache=StageCache(options.cache_dir),
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from appliance.digest import sha256_bytes
-from appliance.engine.daemon import connected, daemon_errors
+from appliance.engine.daemon import connected, daemon_errors, explain
 from appliance.engine.isolation import (
     RUN_LABEL,
     STAGE_LABEL,
@@ -28,7 +28,12 @@ from appliance.engine.isolation import (
     container_settings,
 )
 from appliance.engine.watch import CLAIM
-from appliance.errors import OutOfMemoryError, RuntimeMissingError, StageFailedError
+from appliance.errors import (
+    ImageError,
+    OutOfMemoryError,
+    RuntimeMissingError,
+    StageFailedError,
+)
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -61,7 +66,14 @@ def run_stage_container(stage: str, request: StageContainer, *, output: BinaryIO
     verbose = ["--verbose"] if logging.getLogger().isEnabledFor(logging.INFO) else []
     command = ["-m", "appliance", *verbose, "stage", stage, "--run-dir", str(run_dir)]
     code, state = run_python(stage, command, request, output=output)
-    if state.get("OOMKilled"):
+    if state.get("OOMKilled") and not code:
+        logger.warning(
+            "stage %s: a process in its container was ended for want of memory (%s), and the stage"
+            " went on without it; it finished",
+            stage,
+            _gib(request.limits.memory_bytes),
+        )
+    elif state.get("OOMKilled"):
         raise OutOfMemoryError(
             f"The stage {stage} needed more memory than the {_gib(request.limits.memory_bytes)} its"
             " container may use. Raise runtime.memory_gib, or lower train.batch_size or"
@@ -89,13 +101,13 @@ def run_python(
     with connected() as client:
         remove_leftovers(client, request.exposure.run_dir)
         with _container(client, stage, arguments, request) as container_id:
-            return _follow(client, container_id, output, stage)
+            return _follow(client, container_id, output, stage, request.image_id)
 
 
 def read_from_image(image_id: str, arguments: Sequence[str]) -> bytes:
     """What ``python ARGUMENTS`` prints in a fresh container that sees nothing of the host.
 
-    Raises StageFailedError with its error text when it fails.
+    Raises StageFailedError with its error text when it fails, ImageError without such a python.
     """
     with connected() as client, daemon_errors("reading what is installed in the image"):
         container = client.api.create_container(
@@ -112,7 +124,7 @@ def read_from_image(image_id: str, arguments: Sequence[str]) -> bytes:
             ),
         )
         try:
-            client.api.start(container["Id"])
+            _start(client, container["Id"], image_id)
             code = client.api.wait(container["Id"])["StatusCode"]
             said = client.api.logs(container["Id"], stdout=True, stderr=False)
             errors = client.api.logs(container["Id"], stdout=False, stderr=True)
@@ -175,16 +187,16 @@ def _host_config(client: DockerClient, settings: Mapping[str, Any]) -> dict[str,
 
 
 def _follow(
-    client: DockerClient, container_id: str, output: BinaryIO, stage: str
+    client: DockerClient, container_id: str, output: BinaryIO, stage: str, image_id: str
 ) -> tuple[int, Mapping[str, Any]]:
     """Start the container, pass its output on, wait; the exit code and the daemon's last state."""
     with _attached(client, container_id, stage) as words:
-        _start(client, container_id)
+        _start(client, container_id, image_id)
         try:
+            for piece in words:
+                output.write(piece)
+                output.flush()
             with daemon_errors(f"running stage {stage}"):
-                for piece in words:
-                    output.write(piece)
-                    output.flush()
                 code = int(client.api.wait(container_id)["StatusCode"])
                 state = client.api.inspect_container(container_id)["State"]
         except KeyboardInterrupt:
@@ -202,14 +214,20 @@ def _attached(client: DockerClient, container_id: str, stage: str) -> Iterator[I
         wanted = {"stdout": 1, "stderr": 1, "stream": 1}
         stream = client.api.attach_socket(container_id, params=wanted)
         tty = bool(client.api.inspect_container(container_id)["Config"]["Tty"])
+
+    def pieces() -> Iterator[bytes]:
+        with daemon_errors(f"running stage {stage}"):  # whoever writes them raises outside of this
+            yield from (piece for _, piece in frames_iter(stream, tty))
+
     try:
-        yield (piece for _, piece in frames_iter(stream, tty))
+        yield pieces()
     finally:
         # The SDK hangs the response, which owns the connection, on the stream and never closes it.
         stream._response.close()
 
 
-def _start(client: DockerClient, container_id: str) -> None:
+def _start(client: DockerClient, container_id: str, image_id: str) -> None:
+    """Start a container. Raises RuntimeMissingError (no GPUs), ImageError (no entry program)."""
     from docker.errors import APIError
 
     try:
@@ -219,8 +237,13 @@ def _start(client: DockerClient, container_id: str) -> None:
         cause = error.__cause__
         if isinstance(cause, APIError) and "device driver" in str(cause):
             raise RuntimeMissingError(
-                f"The container engine cannot hand out GPUs ({cause.explanation}). Install NVIDIA's"
+                f"The container engine cannot hand out GPUs ({explain(cause)}). Install NVIDIA's"
                 " container toolkit and restart the engine, or set runtime.gpus: 0."
+            ) from error
+        if isinstance(cause, APIError) and f'exec: "{PYTHON}"' in str(cause):
+            raise ImageError(
+                f"The image {image_id} cannot run {PYTHON} ({explain(cause)}): no image of this"
+                " project. Name one in runtime.image, or build one with `appliance image build`."
             ) from error
         raise
 

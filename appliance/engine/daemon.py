@@ -18,6 +18,7 @@ from appliance.errors import ImageError, RuntimeMissingError, StageFailedError
 
 if TYPE_CHECKING:
     from docker import DockerClient
+    from docker.errors import APIError
 
 LOCAL_IMAGES = {"cpu": "plan-star-appliance:cpu", "cuda": "plan-star-appliance:cuda"}
 START_ADVICE = (
@@ -79,7 +80,10 @@ def _knock() -> None:
 
 @contextlib.contextmanager
 def daemon_errors(doing: str) -> Iterator[None]:
-    """Turn what the SDK raises inside into StageFailedError; ``doing`` completes "while ..."."""
+    """Turn what the SDK raises inside into StageFailedError; ``doing`` completes "while ...".
+
+    Nothing but the SDK may be called inside: an OSError counts as the connection's.
+    """
     from docker.errors import DockerException
     from requests.exceptions import RequestException
 
@@ -87,24 +91,37 @@ def daemon_errors(doing: str) -> Iterator[None]:
         yield
     except (DockerException, RequestException, OSError) as error:
         raise StageFailedError(
-            f"The container engine failed while {doing} ({_first_line(error)}). If it was stopped,"
-            " start it; finished work is kept, so run the same command again."
+            f"The container engine {_describe_failure(error, doing)} Finished work is kept, so run"
+            " the same command again."
         ) from error
+
+
+def _describe_failure(error: Exception, doing: str) -> str:
+    """What happened and what to do: an engine that refused was reached, and refuses again."""
+    from docker.errors import APIError
+
+    if isinstance(error, APIError) and error.is_client_error():
+        return (
+            f"refused {doing} ({explain(error)}). Change what it names: image, limits and GPUs are"
+            " the manifest's runtime part, places are --run-dir and dataset.root."
+        )
+    return f"failed while {doing} ({_first_line(error)}). If it was stopped, start it."
+
+
+def explain(error: APIError) -> str:
+    """The engine's own words, without the request around them."""
+    words = str(error.explanation or "").strip()
+    return words.splitlines()[0].rstrip(".") if words else _first_line(error)
 
 
 def find_image(client: DockerClient, name: str, digest: str | None) -> Image:
     """The image called ``name``; pulled when it is not here and its name has a registry's digest.
 
-    ``digest`` pins it: its id, or the digest a registry knows it by. Raises ImageError.
+    ``digest`` pins it: its id, or the digest a registry knows it by. Raises ImageError, and
+    StageFailedError when the daemon fails.
     """
-    from docker.errors import APIError, ImageNotFound
-
-    try:
-        found = client.images.get(name)
-    except ImageNotFound:
-        found = _pull(client, name, digest)
-    except APIError as error:
-        raise ImageError(f"runtime.image: {name}: {_first_line(error)}.") from error
+    with daemon_errors(f"looking for the image {name}"):
+        found = _get_or_pull(client, name, digest)
     digests = [each.partition("@")[2] for each in found.attrs.get("RepoDigests") or ()]
     if digest is not None and digest not in (found.id, *digests):
         raise ImageError(
@@ -113,6 +130,22 @@ def find_image(client: DockerClient, name: str, digest: str | None) -> Image:
             " put the found value into runtime.image_digest."
         )
     return Image(name=name, id=str(found.id), digest=digests[0] if digests else None)
+
+
+def _get_or_pull(client: DockerClient, name: str, digest: str | None) -> Any:
+    from docker.errors import APIError, ImageNotFound
+
+    try:
+        return client.images.get(name)
+    except ImageNotFound:
+        return _pull(client, name, digest)
+    except APIError as error:
+        if not error.is_client_error():
+            raise
+        raise ImageError(
+            f"runtime.image: {name}: {explain(error)}. Correct the name; `docker images` lists what"
+            " is here."
+        ) from error
 
 
 def _pull(client: DockerClient, name: str, digest: str | None) -> Any:

@@ -3,19 +3,24 @@
 The run folder is the only place that can be written, apart from a /tmp in memory. Inputs are
 mounted read-only, everything at the path it has on the host, so that a stage sees the same paths
 whichever engine runs it. No network, no capabilities, no new privileges, read-only root. The
-container runs as the caller, so that what it writes is the caller's. The signing key's folder is
-never mounted; a request that would expose it is refused.
+container runs as the caller, so that what it writes is the caller's. Nothing that holds the signing
+key or lies beside it is ever mounted; a request that would show any of it is refused.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import StageFailedError
+from appliance.engine.links import find_links_out, gather_whole_folders
+from appliance.errors import RuntimeMissingError, StageFailedError
+
+logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
 RUN_LABEL = "plan-star-appliance.run"
@@ -24,6 +29,14 @@ TMP = "/tmp"  # noqa: S108 (a file system of the container's own)
 _SHARED_MEMORY_BYTES = GIB
 _TMP_BYTES = 4 * GIB
 _RESERVE_BYTES = GIB
+_MANY_MOUNTS = 100
+_MAX_MOUNTS = 1000
+# What every container runs with; a mount over one of these would replace it.
+_IMAGE_PLACES = (
+    *("/opt/appliance/bin", "/usr/bin", "/usr/lib", "/etc"),
+    *("/dev", "/proc", "/run", "/sys", TMP),
+)
+_GPU_CHOICE = "CUDA_VISIBLE_DEVICES"
 _GPU_CAPABILITIES = [["gpu", "compute", "utility", "graphics"]]
 
 
@@ -41,7 +54,8 @@ class Limits:
 class Exposure:
     """What of the host a container sees.
 
-    ``run_dir`` is writable, ``inputs`` are not; ``hidden`` must be below none of them.
+    ``run_dir`` is writable, ``inputs`` are not. Nothing of ``hidden`` (files, and folders with all
+    that lies in them) is seen: none of the others may hold it or lie in it.
     """
 
     run_dir: Path
@@ -56,32 +70,78 @@ def memory_limit(asked_gib: float | None, machine_bytes: int) -> int:
     return max(machine_bytes - max(_RESERVE_BYTES, machine_bytes // 20), machine_bytes // 2)
 
 
+def cpu_limit(asked: float | None, threads: int, machine_cpus: int) -> float:
+    """The limit in cores: as asked, or one a thread, but no more than there are.
+
+    An engine refuses a limit above its machine's cores. The number of threads decides float bits;
+    the limit does not, fewer cores only take longer.
+    """
+    wanted = asked or float(threads)
+    if wanted > machine_cpus:
+        logger.info(
+            "the container is limited to %d cores, all there are, not to %g", machine_cpus, wanted
+        )
+    return min(wanted, float(machine_cpus))
+
+
 def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
     """Bind mounts in the engine's form: the run folder, and each input that is not inside it.
 
-    Links inside an input folder that lead out of it are followed: their targets' folders are
-    mounted too. Raises StageFailedError when a mount would show a hidden folder.
+    Links that lead out of an input are followed, those in a folder they lead to as well; what a
+    link leads to is mounted, that file or folder and nothing beside it. Raises StageFailedError
+    when a mount would show something of what is hidden, would lie over what a container needs of
+    its image, or when links lead to more places than an engine can mount.
     """
     run_dir = exposure.run_dir.resolve()
-    wanted = {place.resolve() for place in exposure.inputs}
-    wanted |= {target for place in tuple(wanted) for target in _outside_targets(place)}
-    read_only = sorted(
-        place
-        for place in wanted
-        if not place.is_relative_to(run_dir)
-        and not any(place != other and place.is_relative_to(other) for other in wanted)
-    )
-    for place in (run_dir, *read_only):
-        for secret in exposure.hidden:
-            if secret.resolve().is_relative_to(place):
-                raise StageFailedError(
-                    f"{place}: would be mounted in a stage's container, and the signing key lies in"
-                    f" {secret}. Put one of them elsewhere (--run-dir, --key-dir, dataset.root)."
-                )
+    hidden = [each.resolve() for each in exposure.hidden]
+    _refuse(run_dir, run_dir, hidden)
+    shown = _follow_links(exposure, hidden)
+    if len(shown) > _MANY_MOUNTS:
+        shown = gather_whole_folders(shown)
+        for target, source in shown.items():
+            _refuse(target, source, hidden)
+    if len(shown) > _MAX_MOUNTS:
+        raise _too_many_links(exposure)
     return [
-        _mount(run_dir, read_only=False),
-        *(_mount(place, read_only=True) for place in read_only),
+        _mount(run_dir, run_dir, read_only=False),
+        *(
+            _mount(target, source, read_only=True)
+            for target, source in sorted(shown.items())
+            if not target.is_relative_to(run_dir)
+            and not any(parent in shown for parent in target.parents)
+        ),
     ]
+
+
+def _follow_links(exposure: Exposure, hidden: Sequence[Path]) -> dict[Path, Path]:
+    """What a container is to be shown read-only: where the bytes lie, by where it looks for them.
+
+    Everything is checked before it is looked into.
+    """
+    shown: dict[Path, Path] = {}
+    waiting = [(place, place) for place in (each.resolve() for each in exposure.inputs)]
+    num_folders = 0
+    while waiting:
+        target, source = waiting.pop()
+        if target in shown:
+            continue
+        _refuse(target, source, hidden)
+        shown[target] = source
+        if source.is_dir():
+            num_folders += 1
+            if num_folders > _MAX_MOUNTS:
+                raise _too_many_links(exposure)
+            waiting.extend(find_links_out(target, source))
+    return shown
+
+
+def _too_many_links(exposure: Exposure) -> StageFailedError:
+    inputs = ", ".join(map(str, exposure.inputs))
+    return StageFailedError(
+        f"{inputs}: links in there lead to more than {_MAX_MOUNTS} places elsewhere, more than a"
+        " container can be given. Copy the folder with its links followed (cp -rL), and name the"
+        " copy in the manifest."
+    )
 
 
 def container_settings(
@@ -119,29 +179,62 @@ def container_settings(
 
 
 def _gpu_request(count: int) -> dict[str, Any]:
-    """Those of CUDA_VISIBLE_DEVICES if the caller chose some, else any ``count`` GPUs."""
-    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    """The first ``count`` GPUs of the caller's choice, or any where there was no choice.
+
+    Raises RuntimeMissingError when the caller chose fewer.
+    """
+    chosen = _chosen_gpus(os.environ.get(_GPU_CHOICE))
+    if chosen is not None and len(chosen) < count:
+        raise RuntimeMissingError(
+            f"runtime.gpus: {count} asked for, and {_GPU_CHOICE}={os.environ.get(_GPU_CHOICE)}"
+            f" leaves {len(chosen)} to this run. Name {count} in it, unset it to be given any, or"
+            " lower runtime.gpus."
+        )
     request: dict[str, Any] = {
         "Driver": "nvidia",
         "Capabilities": _GPU_CAPABILITIES,
         "Options": {},
-        "Count": 0 if chosen else count,
-        "DeviceIDs": chosen[:count],
+        "Count": count if chosen is None else 0,
+        "DeviceIDs": [] if chosen is None else chosen[:count],
     }
     return request
 
 
-def _mount(place: Path, *, read_only: bool) -> dict[str, Any]:
-    return {"Target": str(place), "Source": str(place), "Type": "bind", "ReadOnly": read_only}
+def _chosen_gpus(choice: str | None) -> list[str] | None:
+    """The GPUs CUDA would show for this choice, each once; None where none was made.
+
+    CUDA counts names up to the first that is none: "" and "-1" choose no GPU at all (CUDA C++
+    Programming Guide, "CUDA Environment Variables").
+    """
+    if choice is None:
+        return None
+    names = (name.strip() for name in choice.split(","))
+    shown = itertools.takewhile(lambda name: name and not name.startswith("-"), names)
+    return list(dict.fromkeys(shown))
 
 
-def _outside_targets(place: Path) -> Sequence[Path]:
-    """Folders that links inside ``place`` lead to, outside of it."""
-    if not place.is_dir():
-        return ()
-    targets = {
-        link.resolve().parent
-        for link in place.rglob("*")
-        if link.is_symlink() and not link.resolve().is_relative_to(place)
-    }
-    return sorted(target for target in targets if target.is_dir())
+def _refuse(target: Path, source: Path, hidden: Sequence[Path]) -> None:
+    """See that ``source`` may be shown at ``target``. Raises StageFailedError.
+
+    It may not when it holds a hidden path, is one or lies in one (links are followed in both), nor
+    where it would hide what runs in a container.
+    """
+    for secret in hidden:
+        if secret.is_relative_to(source) or source.is_relative_to(secret):
+            raise StageFailedError(
+                f"{source}: would be mounted in a stage's container, and the signing key or its"
+                f" passphrase lies in {secret}. Put one of them elsewhere (--run-dir, --key-dir,"
+                " --passphrase-file, dataset.root); if the manifest or a link in the dataset names"
+                " it, ask who wrote that."
+            )
+    for own in _IMAGE_PLACES:
+        if Path(own).is_relative_to(target):
+            raise StageFailedError(
+                f"{target}: would be mounted in a stage's container, over the image's own {own}."
+                " Put what is needed from there elsewhere, or, if a link in the dataset leads"
+                " there, replace the link by what it leads to."
+            )
+
+
+def _mount(target: Path, source: Path, *, read_only: bool) -> dict[str, Any]:
+    return {"Target": str(target), "Source": str(source), "Type": "bind", "ReadOnly": read_only}

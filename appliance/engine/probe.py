@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from appliance.engine.daemon import connected, daemon_errors
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """The daemon's version, what it stores in, and whether containers can be given GPUs."""
+    """The daemon's version, what it stores in, what its machine has.
+
+    ``num_cpus`` and ``memory_bytes`` are the most a container can be given; ``has_gpu_runtime``:
+    whether it can be given GPUs.
+    """
 
     version: str
     storage_driver: str
     runtimes: tuple[str, ...]
     has_gpu_runtime: bool
+    num_cpus: int
+    memory_bytes: int
 
 
 def probe_engine() -> EngineFacts:
     """Ask the daemon. Raises RuntimeMissingError when it does not answer, StageFailedError."""
-    with connected() as client, daemon_errors("telling what it is"):
+    with connected() as client:
+        return read_facts(client)
+
+
+def read_facts(client: DockerClient) -> EngineFacts:
+    """What the daemon says of itself. Raises StageFailedError."""
+    with daemon_errors("telling what it is"):
         info = client.info()
     runtimes = tuple(sorted(info.get("Runtimes") or {}))
     devices = [str(each.get("Source", "")) for each in info.get("DiscoveredDevices") or ()]
@@ -28,4 +45,10 @@ def probe_engine() -> EngineFacts:
         storage_driver=str(info.get("Driver")),
         runtimes=runtimes,
         has_gpu_runtime="nvidia" in runtimes or "cdi" in devices,
+        num_cpus=int(info.get("NCPU") or os.cpu_count() or 1),
+        memory_bytes=int(info.get("MemTotal") or _machine_memory_bytes()),
     )
+
+
+def _machine_memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -18,6 +18,7 @@ from appliance.plan.files import read_plan
 from appliance.replay.facts import read_stage_facts
 from appliance.stages import dataset, norm_stats, plan
 from appliance.stages.definition import StageContext
+from appliance.stages.pins import places_for_stages
 from appliance.stages.train import build_request
 from appliance.training.configuration import resolve_configuration
 
@@ -52,7 +53,7 @@ def recompute_configuration(manifest: Manifest, root: Path, work: Path) -> dict[
     planned = work / "plan" / "content" if manifest.plan is not None else None
     request = build_request(
         manifest,
-        manifest_dir=manifest.base_dir,
+        files=places_for_stages(manifest),
         dataset_root=root,
         norm_stats_path=work / "norm_stats" / "content",
         plan_path=planned,
@@ -78,7 +79,7 @@ def _context(
 ) -> StageContext:
     return StageContext(
         manifest=manifest,
-        manifest_dir=manifest.base_dir,
+        files=places_for_stages(manifest),
         dataset_root=root,
         inputs={name: folder for name, folder in inputs.items() if folder != place},
         folder=place,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.bundle.findings import Severity
+from appliance.bundle.keys import Passphrase
 from appliance.errors import DatasetError, NormStatsError, PlanError, TrainingError
 from appliance.evaluation.statistics import Equivalence
 from appliance.manifest.model import EngineName, Manifest
@@ -63,11 +64,16 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
-    """What is asked of a replay; ``asked`` None means whatever the budget allows."""
+    """What is asked of a replay; ``asked`` None means whatever the budget allows.
+
+    The key and its passphrase are as in ``RunOptions``.
+    """
 
     work_dir: Path
     scratch_dir: Path
     key_dir: Path | None = None
+    passphrase: Passphrase | None = None
+    passphrase_file: Path | None = None
     engine: EngineName | None = None
     asked: Level | None = None
     spot: Passage | None = None
@@ -224,7 +230,13 @@ class _Run:
     def _replay_stages(self, manifest: Manifest) -> None:
         """R2 and above: the stages themselves, each in a process of its own."""
         options = self.options
-        with self.work.open_chain(manifest, options.scratch_dir, options.key_dir) as chain:
+        with self.work.open_chain(
+            manifest,
+            scratch_dir=options.scratch_dir,
+            key_dir=options.key_dir,
+            passphrase=options.passphrase,
+            passphrase_file=options.passphrase_file,
+        ) as chain:
             self.here = surroundings_of(chain.lock)  # with an engine, that of its image
             self.evidence.setting = self._setting()
             stages = {stage.name: stage for stage in stages_for(manifest)}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.bundle.keys import Passphrase
 from appliance.digest import canonical_json
 from appliance.errors import ReplayError, RuntimeMissingError, StorageError
 from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
@@ -185,11 +186,22 @@ class WorkFolder:
 
     @contextlib.contextmanager
     def open_chain(
-        self, manifest: Manifest, scratch_dir: Path, key_dir: Path | None
+        self,
+        manifest: Manifest,
+        *,
+        scratch_dir: Path,
+        key_dir: Path | None,
+        passphrase: Passphrase | None,
+        passphrase_file: Path | None,
     ) -> Iterator[Chain]:
         """The chain of stages in this folder; no result is taken from a cache."""
         options = RunOptions(
-            run_dir=self.run.path, cache_dir=None, scratch_dir=scratch_dir, key_dir=key_dir
+            run_dir=self.run.path,
+            cache_dir=None,
+            scratch_dir=scratch_dir,
+            key_dir=key_dir,
+            passphrase=passphrase,
+            passphrase_file=passphrase_file,
         )
         with open_chain(manifest, self.run, options) as chain:
             yield chain

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key
+from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key, secret_places
 from appliance.errors import ManifestError, StageFailedError
 from appliance.files import storage_errors, write_atomic
 from appliance.manifest.lock import Lock
@@ -27,7 +27,7 @@ from appliance.stages.engines import Engine, open_engine
 from appliance.stages.execute import record_stage
 from appliance.stages.expectations import check_stage_expectations, find_unmet_expectations
 from appliance.stages.manifest import read_manifest
-from appliance.stages.pins import dataset_root
+from appliance.stages.pins import dataset_root, places_for_stages
 from appliance.stages.receipt import Receipt, read_receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.resolve import resolve_lock
@@ -40,8 +40,9 @@ class RunOptions:
 
     ``cache_dir`` None switches the shared cache off. ``scratch_dir`` holds compiled programs and
     the like, ``facts_dir`` what images were found to hold; ``key_dir`` None is the user's own key
-    folder, ``passphrase`` asks for the words an encrypted key there needs. ``engine`` None is the
-    manifest's. ``with_checkpoints`` puts the checkpoints into the bundle.
+    folder, ``passphrase`` asks for the words an encrypted key there needs; ``passphrase_file``,
+    where they may lie, is named only to be kept from stages. ``engine`` None is the manifest's.
+    ``with_checkpoints`` puts the checkpoints into the bundle.
     """
 
     run_dir: Path
@@ -51,7 +52,13 @@ class RunOptions:
     facts_dir: Path | None = None
     engine: EngineName | None = None
     passphrase: Passphrase | None = None
+    passphrase_file: Path | None = None
     with_checkpoints: bool = False
+
+    @property
+    def secrets(self) -> tuple[Path, ...]:
+        """What no stage may be shown, of this run's key and of the user's own."""
+        return secret_places(self.key_dir, self.passphrase_file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +143,14 @@ def find_engine(manifest: Manifest, folder: RunFolder, options: RunOptions) -> E
         run_dir=folder.path,
         scratch_dir=options.scratch_dir,
         facts_dir=options.facts_dir or options.scratch_dir,
-        key_dir=options.key_dir,
+        secrets=options.secrets,
     )
 
 
 def prepare_run_folder(
     folder: RunFolder, manifest: Manifest, lock: Lock, scratch_dir: Path
 ) -> None:
-    """Write what stage processes read: manifest, lock, and where the dataset lies."""
+    """Write what stage processes read: manifest, lock, and where dataset and named files lie."""
     with storage_errors(manifest.source_path, "reading the manifest"):
         text = manifest.source_path.read_bytes()
     write_atomic(folder.manifest_path, text, doing="copying the manifest into the run folder")
@@ -151,6 +158,7 @@ def prepare_run_folder(
     state = folder.read_state()
     state["manifest_dir"] = str(manifest.base_dir.resolve())
     state["dataset_root"] = str(dataset_root(manifest))
+    state["files"] = {key: str(place) for key, place in places_for_stages(manifest).items()}
     state["scratch_dir"] = str(scratch_dir)
     folder.write_state(state)
 
@@ -176,7 +184,7 @@ def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> It
     folder.create()
     with folder.claimed() as claim:
         engine = find_engine(manifest, folder, options)
-        lock = resolve_lock(manifest, engine.environment)
+        lock = resolve_lock(manifest, engine.environment, options.secrets)
         prepare_run_folder(folder, manifest, lock, engine.scratch_dir)
         engine.prepare(folder)
         signer = functools.cache(

@@ -37,13 +37,13 @@ class Progress(Protocol):
 class StageContext:
     """All a stage may read, and the folder it may write.
 
-    ``manifest_dir`` is the folder the manifest came from: its relative paths count from there.
-    ``inputs`` maps each upstream stage to its finished folder. ``scratch_dir`` holds caches that
-    never change a result.
+    ``files`` says where what the manifest names lies, by the key that names it
+    (``pins.places_for_stages``): a stage joins no path of the manifest itself. ``inputs`` maps each
+    upstream stage to its finished folder. ``scratch_dir`` holds caches that never change a result.
     """
 
     manifest: Manifest
-    manifest_dir: Path
+    files: Mapping[str, Path]
     dataset_root: Path
     inputs: Mapping[str, Path]
     folder: Path

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from appliance.bundle.keys import default_key_dir
 from appliance.engine.container import StageContainer, run_stage_container
-from appliance.engine.daemon import connected
 from appliance.engine.host import pinned_environment, run_stage_process
-from appliance.engine.isolation import Exposure, Limits, memory_limit
+from appliance.engine.isolation import Exposure, Limits, cpu_limit, memory_limit
+from appliance.engine.probe import probe_engine
 from appliance.errors import ManifestError
 from appliance.files import write_json
 from appliance.manifest.model import Manifest, RuntimePart
@@ -75,12 +74,15 @@ class HostEngine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerEngine:
-    """Stages are containers of one image, shut in; see ``engine/isolation.py``."""
+    """Stages are containers of one image, shut in; see ``engine/isolation.py``.
+
+    ``secrets`` are places no container may be shown (``bundle.keys.secret_places``).
+    """
 
     manifest: Manifest
     opened: ImageEnvironment
     run_dir: Path
-    key_dir: Path
+    secrets: tuple[Path, ...]
 
     @property
     def environment(self) -> Environment:
@@ -104,18 +106,17 @@ class ContainerEngine:
     def run_stage(self, stage: str, folder: RunFolder, claim: int) -> int:
         """See :class:`Engine`; the stage watches the lock ``claim`` holds (``engine/watch.py``)."""
         runtime = self.manifest.runtime
-        with connected() as client:
-            machine_bytes = int(client.info()["MemTotal"])
+        machine = probe_engine()
         request = StageContainer(
             image_id=self.opened.found.id,
             exposure=Exposure(
                 run_dir=folder.path,
                 inputs=_input_paths(self.manifest, folder),
-                hidden=(self.key_dir,),
+                hidden=self.secrets,
             ),
             limits=Limits(
-                memory_bytes=memory_limit(runtime.memory_gib, machine_bytes),
-                cpus=runtime.cpus or float(runtime.cpu_threads),
+                memory_bytes=memory_limit(runtime.memory_gib, machine.memory_bytes),
+                cpus=cpu_limit(runtime.cpus, runtime.cpu_threads, machine.num_cpus),
                 pids=runtime.pids,
                 gpus=runtime.gpus,
             ),
@@ -126,11 +127,17 @@ class ContainerEngine:
 
 
 def open_engine(
-    manifest: Manifest, *, run_dir: Path, scratch_dir: Path, facts_dir: Path, key_dir: Path | None
+    manifest: Manifest,
+    *,
+    run_dir: Path,
+    scratch_dir: Path,
+    facts_dir: Path,
+    secrets: tuple[Path, ...],
 ) -> Engine:
     """The engine ``runtime.engine`` names; ``facts_dir`` keeps what images were found to hold.
 
-    Raises ManifestError, ImageError, RuntimeMissingError.
+    No container is shown anything of ``secrets``. Raises ManifestError, ImageError,
+    RuntimeMissingError.
     """
 
     def host() -> Engine:
@@ -142,7 +149,7 @@ def open_engine(
             manifest=manifest,
             opened=open_image(image_name(runtime), runtime.image_digest, facts_dir),
             run_dir=run_dir,
-            key_dir=key_dir or default_key_dir(),
+            secrets=secrets,
         )
 
     engines: Mapping[str, Callable[[], Engine]] = {"host": host, "docker": container}

@@ -38,13 +38,13 @@ def _run(context: StageContext) -> None:
             context.inputs["train"],
             context.inputs["norm_stats"],
             part.checkpoint,
-            manifest_dir=context.manifest_dir,
+            files=context.files,
         ),
         sampling_steps=part.sampling_steps,
     )
     simulator = choose_simulator(
         context.manifest,
-        manifest_dir=context.manifest_dir,
+        files=context.files,
         cameras=cameras_of(opened.config),
         image_size=picture_size(*opened.config.model.image_size),
     )

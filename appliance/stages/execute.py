@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ class LoadedRun:
     folder: RunFolder
     manifest: Manifest
     lock: Lock
-    manifest_dir: Path
     dataset_root: Path
+    files: Mapping[str, Path]
     scratch_dir: Path
 
 
@@ -56,17 +56,17 @@ def load_run(run_dir: Path) -> LoadedRun:
     """Read what the chain left for its stages. Raises StorageError when it is no run folder."""
     folder = RunFolder(run_dir)
     state = folder.read_state()
-    if not folder.manifest_path.is_file() or "dataset_root" not in state:
+    if not folder.manifest_path.is_file() or not {"dataset_root", "files"} <= state.keys():
         raise StorageError(
-            f"{run_dir}: not a run folder (manifest.yaml or run.json is missing). Start with"
-            " `appliance run MANIFEST`."
+            f"{run_dir}: not a run folder (manifest.yaml or run.json is missing, or of an older"
+            " version). Start with `appliance run MANIFEST`, or say it again."
         )
     return LoadedRun(
         folder=folder,
         manifest=read_manifest(folder.manifest_path),
         lock=Lock.from_dict(read_json(folder.lock_path)),
-        manifest_dir=Path(state["manifest_dir"]),
         dataset_root=Path(state["dataset_root"]),
+        files={key: Path(place) for key, place in state["files"].items()},
         scratch_dir=Path(state["scratch_dir"]),
     )
 
@@ -95,8 +95,8 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
     remove_leftovers(folder)
     context = StageContext(
         manifest=run.manifest,
-        manifest_dir=run.manifest_dir,
         dataset_root=run.dataset_root,
+        files=run.files,
         inputs=inputs,
         folder=folder,
         scratch_dir=run.scratch_dir,

@@ -57,7 +57,7 @@ def _reuse(context: StageContext) -> None:
     from appliance.norm_stats.files import read_norm_stats
 
     manifest = context.manifest
-    stats = read_norm_stats(context.manifest_dir / str(manifest.norm_stats.path))
+    stats = read_norm_stats(context.files["norm_stats.path"])
     _write(context, stats, {"mode": "reuse", "asset_id": asset_id(manifest)})
 
 

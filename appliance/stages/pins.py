@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import CheckpointError, DatasetError
+from appliance.errors import CheckpointError, DatasetError, ManifestError
 from appliance.manifest.model import Manifest
 
 if TYPE_CHECKING:
@@ -18,13 +19,14 @@ TREE_PREFIX = "sha256-tree-v1:"
 
 def dataset_root(manifest: Manifest) -> Path:
     """Where the dataset lies; a relative ``dataset.root`` counts from the manifest's folder."""
-    return (manifest.base_dir / manifest.dataset.root).resolve()
+    return _find(manifest, manifest.dataset.root)
 
 
 def named_files(manifest: Manifest) -> dict[str, Path]:
     """The files and folders beside the dataset that a manifest names, by the key that names them.
 
-    These are what a stage needs to be shown where it sees nothing else of the host.
+    Relative ones count from the manifest's folder; links are followed, so that this is where the
+    bytes lie. These are what a stage needs to be shown where it sees nothing else of the host.
     """
     norm_stats, train, checkout = manifest.norm_stats, manifest.train, manifest.eval.checkout
     written = {
@@ -33,7 +35,42 @@ def named_files(manifest: Manifest) -> dict[str, Path]:
         "train.tokenizer.path": None if train.tokenizer is None else train.tokenizer.path,
         "eval.checkout.path": None if checkout is None else checkout.path,
     }
-    return {key: manifest.base_dir / path for key, path in written.items() if path is not None}
+    return {key: _find(manifest, path) for key, path in written.items() if path is not None}
+
+
+def _find(manifest: Manifest, written: str) -> Path:
+    """The real place of a path in the manifest; a link that leads in a circle stays as it is."""
+    return Path(os.path.realpath(manifest.base_dir / written))
+
+
+def places_for_stages(manifest: Manifest) -> dict[str, Path]:
+    """Where stages find what a manifest names, by key: the files, and a checkout's interpreter.
+
+    Found out once, where the run begins: in a container neither the manifest's folder nor a link on
+    the way exists. An interpreter stays the link it mostly is: by its place it knows its packages.
+    """
+    places = named_files(manifest)
+    checkout = manifest.eval.checkout
+    if checkout is not None:
+        python = manifest.base_dir / checkout.python
+        places["eval.checkout.python"] = Path(os.path.realpath(python.parent)) / python.name
+    return places
+
+
+def refuse_secrets(manifest: Manifest, secrets: Iterable[Path]) -> None:
+    """See that a manifest names nothing of ``secrets`` (``bundle.keys.secret_places``).
+
+    A stage on the host could read it. Raises ManifestError naming the key.
+    """
+    named = {"dataset.root": dataset_root(manifest), **places_for_stages(manifest)}
+    for secret in secrets:
+        for key, path in named.items():
+            if path.is_relative_to(secret):
+                raise ManifestError(
+                    f"{key}: {path} lies in {secret}, which holds what signs this user's bundles"
+                    f" ({manifest.source_path}). No stage may read it: name another file, and ask"
+                    " who wrote the manifest."
+                )
 
 
 def without_place(named: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@ not, the run ends here, before any long work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from appliance.bundle.keys import secret_places
 from appliance.dataset.columns import read_columns, read_info
 from appliance.dataset.fingerprint import fingerprint_columns
 from appliance.digest import sha256_file
@@ -25,16 +26,24 @@ from appliance.stages.pins import (
     dataset_root,
     media_figure,
     named_files,
+    places_for_stages,
+    refuse_secrets,
 )
 from appliance.stages.registry import stages_for
 
 
-def resolve_lock(manifest: Manifest, environment: Environment | None = None) -> Lock:
+def resolve_lock(
+    manifest: Manifest,
+    environment: Environment | None = None,
+    secrets: Iterable[Path] | None = None,
+) -> Lock:
     """Resolve ``manifest`` for ``environment``; None is this very installation.
 
-    Raises DatasetError when the dataset is not the pinned one.
+    Nothing of ``secrets`` is read, by default the places of the user's own key. Raises
+    ManifestError when the manifest names one, DatasetError when the dataset is not the pinned one.
     """
     environment = environment or OwnEnvironment()
+    refuse_secrets(manifest, secret_places() if secrets is None else secrets)
     root = dataset_root(manifest)
     info = read_info(root)
     columns = read_columns(root)
@@ -80,7 +89,7 @@ def _file_digests(manifest: Manifest, environment: Environment) -> dict[str, str
     digests: dict[str, str] = {}
     for key, path in named_files(manifest).items():
         if key == "eval.checkout.path":
-            digests |= _checkout_digests(manifest, environment)
+            digests |= _checkout_digests(manifest, path, environment)
         elif key == "norm_stats.path":
             digests[key] = sha256_file(find_norm_stats(path))
         elif key == "train.tokenizer.path" and manifest.train.tokenizer is not None:
@@ -92,8 +101,8 @@ def _file_digests(manifest: Manifest, environment: Environment) -> dict[str, str
     return digests
 
 
-def _checkout_digests(manifest: Manifest, environment: Environment) -> dict[str, str]:
-    """What results of RoboTwin with its assets depend on. Raises SimulatorError when it is another.
+def _checkout_digests(manifest: Manifest, root: Path, environment: Environment) -> dict[str, str]:
+    """What results of RoboTwin with its assets depend on. Raises SimulatorError: it is another.
 
     A container sees the image's own interpreter alone, so that of this is answered by the image.
     """
@@ -104,7 +113,7 @@ def _checkout_digests(manifest: Manifest, environment: Environment) -> dict[str,
     part = manifest.eval.checkout
     if part is None:
         return {}
-    root, python = manifest.base_dir / part.path, manifest.base_dir / part.python
+    python = places_for_stages(manifest)["eval.checkout.python"]
     layout, own = layout_of(manifest), _robotwin_of_image(python, environment)
     if own is not None and root == ROBOTWIN_ASSETS:
         assets = own["assets"]

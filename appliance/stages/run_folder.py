@@ -51,7 +51,7 @@ class RunFolder:
 
     @property
     def state_path(self) -> Path:
-        """Which stage folders belong together, and where the dataset is."""
+        """Which stage folders belong together, and where dataset and named files lie."""
         return self.path / "run.json"
 
     @property

@@ -27,6 +27,6 @@ def find_in_run(run_dir: Path, which: int | str | None = None) -> tuple[PolicyFi
     manifest = run.manifest
     step = manifest.eval.checkpoint if which is None else which
     files = find_after_training(
-        manifest, places["train"], places["norm_stats"], step, manifest_dir=run.manifest_dir
+        manifest, places["train"], places["norm_stats"], step, files=run.files
     )
     return files, manifest

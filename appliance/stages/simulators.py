@@ -44,13 +44,13 @@ class ChosenSimulator:
 def choose_simulator(
     manifest: Manifest,
     *,
-    manifest_dir: Path,
+    files: Mapping[str, Path],
     cameras: tuple[str, ...],
     image_size: tuple[int, int],
 ) -> ChosenSimulator:
     """The simulator of the eval part, with only ``cameras``, at ``image_size`` (width, height).
 
-    A checkout's paths count from ``manifest_dir``. Raises SimulatorError.
+    ``files`` (as of a ``StageContext``) say where a checkout lies. Raises SimulatorError.
     """
     from appliance.simulator.checkout import CheckoutSpec
 
@@ -70,9 +70,12 @@ def choose_simulator(
         spec = SimulatorSpec(**asked)
         record |= spec.as_record()
     else:
-        root = (manifest_dir / part.checkout.path).resolve()
-        python = manifest_dir / part.checkout.python
-        spec = CheckoutSpec(root=root, python=python, layout=layout_of(manifest), **asked)
+        spec = CheckoutSpec(
+            root=files["eval.checkout.path"],
+            python=files["eval.checkout.python"],
+            layout=layout_of(manifest),
+            **asked,
+        )
         record |= {**spec.as_record(), **_describe_checkout(spec)}
     return ChosenSimulator(spec=spec, record=record, call_timeout_s=part.call_timeout_s)
 

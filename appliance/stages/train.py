@@ -71,13 +71,16 @@ def stage(*, with_plan: bool) -> Stage:
 def build_request(
     manifest: Manifest,
     *,
-    manifest_dir: Path,
+    files: Mapping[str, Path],
     dataset_root: Path,
     norm_stats_path: Path,
     plan_path: Path | None,
     cache_dir: Path | None,
 ) -> TrainRequest:
-    """What the train part of ``manifest`` asks of training; nothing heavy is imported for it."""
+    """What the train part of ``manifest`` asks of training; nothing heavy is imported for it.
+
+    ``files`` are as of a ``StageContext``.
+    """
     from appliance.training.request import InitialWeights, TokenizerFile, TrainRequest
     from appliance.training.schedule import BudgetRule, RepeatRule
 
@@ -113,12 +116,10 @@ def build_request(
         save_interval=part.save_interval,
         init=None
         if part.init is None
-        else InitialWeights(
-            checkpoint=manifest_dir / part.init.checkpoint, sha256=part.init.sha256
-        ),
+        else InitialWeights(checkpoint=files["train.init.checkpoint"], sha256=part.init.sha256),
         tokenizer=None
         if part.tokenizer is None
-        else TokenizerFile(path=manifest_dir / part.tokenizer.path, sha256=part.tokenizer.sha256),
+        else TokenizerFile(path=files["train.tokenizer.path"], sha256=part.tokenizer.sha256),
         resume=True,
         cache_dir=cache_dir,
     )
@@ -129,7 +130,7 @@ def stage_request(context: StageContext) -> TrainRequest:
     plan = context.inputs.get("plan")
     return build_request(
         context.manifest,
-        manifest_dir=context.manifest_dir,
+        files=context.files,
         dataset_root=context.dataset_root,
         norm_stats_path=context.inputs["norm_stats"] / "content" / "norm_stats.json",
         plan_path=None if plan is None else plan / "content",

@@ -48,11 +48,16 @@ class OpenedPolicy:
 
 
 def find_after_training(
-    manifest: Manifest, train: Path, norm_stats: Path, which: int | str, *, manifest_dir: Path
+    manifest: Manifest,
+    train: Path,
+    norm_stats: Path,
+    which: int | str,
+    *,
+    files: Mapping[str, Path],
 ) -> PolicyFiles:
     """The policy in the folders of the stages train and norm_stats. Raises CheckpointError.
 
-    The tokenizer is the one training had; its path counts from ``manifest_dir``.
+    The tokenizer is the one training had; ``files`` (as of a ``StageContext``) say where it lies.
     """
     from appliance.evaluation.checkpoints import find_checkpoint
 
@@ -66,7 +71,7 @@ def find_after_training(
         params_dir=folder / PARAMS,
         norm_stats_path=norm_stats / "content" / "norm_stats.json",
         recorded_leaves=read_json(train / "content" / "checkpoint_leaves.json")[str(step)],
-        tokenizer_path=None if named is None else manifest_dir / named.path,
+        tokenizer_path=None if named is None else files["train.tokenizer.path"],
         tokenizer_sha256=None if named is None else named.sha256,
     )
 

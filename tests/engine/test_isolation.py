@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from appliance.bundle.keys import (
+    PRIVATE_KEY_FILE,
+    PUBLIC_KEY_FILE,
+    create_key,
+    default_key_dir,
+    secret_places,
+)
 from appliance.engine.isolation import (
     GIB,
     Exposure,
     Limits,
     container_settings,
+    cpu_limit,
     find_mounts,
     memory_limit,
 )
-from appliance.errors import StageFailedError
+from appliance.errors import RuntimeMissingError, StageFailedError
+from tests.engine.mounted_tree import copy_mounts, find_inside
 
 LIMITS = Limits(memory_bytes=2 * GIB, cpus=1.5, pids=100, gpus=0)
 
@@ -56,20 +66,115 @@ def test_an_input_inside_the_run_folder_or_another_input_needs_no_mount(
 def test_links_that_lead_out_of_an_input_are_followed(exposure: Exposure, tmp_path: Path) -> None:
     """A hub's cache keeps a dataset's files as links into a folder beside it."""
     (tmp_path / "blobs").mkdir()
-    (tmp_path / "blobs" / "a1").write_text("x")
+    for name in ("a1", "another's"):
+        (tmp_path / "blobs" / name).write_text("x")
     (tmp_path / "data" / "file.parquet").symlink_to("../blobs/a1")
     (tmp_path / "data" / "own").symlink_to("file.parquet")
-    assert mounted(exposure)[str(tmp_path / "blobs")] is True
+    (tmp_path / "data" / "gone").symlink_to("../blobs/none")
+    (tmp_path / "data" / "circle").symlink_to("circle")
+    expected = {"run": False, "data": True, "blobs/a1": True}
+    assert mounted(exposure) == {str(tmp_path / name): value for name, value in expected.items()}
 
 
-@pytest.mark.parametrize("place", ["keys", "."])
-def test_a_mount_that_would_show_the_signing_key_is_refused(
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_link_reached_over_other_links_is_found_in_the_container(
+    exposure: Exposure, tmp_path: Path, absolute: bool
+) -> None:
+    """data/file -> hop/first -> far/second -> end/bytes; hop is a link too, data/all -> hop."""
+    for name in ("far", "end", "real hop"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "end" / "bytes").write_text("here")
+    (tmp_path / "end" / "unnamed").write_text("not to be shown")
+    beside = tmp_path if absolute else Path("..")
+    (tmp_path / "hop").symlink_to("real hop")
+    (tmp_path / "far" / "second").symlink_to(beside / "end" / "bytes")
+    (tmp_path / "real hop" / "first").symlink_to(beside / "far" / "second")
+    (tmp_path / "data" / "file").symlink_to(beside / "hop" / "first")
+    (tmp_path / "data" / "all").symlink_to(beside / "hop")
+    root = tmp_path / "container"
+    copy_mounts(find_mounts(exposure), root)
+    for name in ("file", "all/first"):
+        assert find_inside(root, tmp_path / "data" / name).read_text() == "here"
+    assert not [path for path in root.rglob("*") if path.name == "unnamed"]
+
+
+def test_a_folder_a_link_leads_to_is_mounted_without_what_lies_beside_it(
+    exposure: Exposure, tmp_path: Path
+) -> None:
+    (tmp_path / "large" / "wanted").mkdir(parents=True)
+    (tmp_path / "large" / "other").mkdir()
+    (tmp_path / "data" / "part").symlink_to(tmp_path / "large" / "wanted")
+    targets = {str(tmp_path / name) for name in ("run", "data", "large/wanted")}
+    assert mounted(exposure).keys() == targets
+
+
+@pytest.mark.parametrize("place", ["/", "/opt", "/usr", "/usr/lib", "/etc", "/tmp"])
+def test_a_mount_over_what_the_image_runs_with_is_refused(
     exposure: Exposure, tmp_path: Path, place: str
 ) -> None:
+    Path(place).stat()
+    (tmp_path / "data" / "link").symlink_to(place)
+    unhidden = replace(exposure, hidden=())
+    with pytest.raises(StageFailedError, match="over the image's own /"):
+        find_mounts(unhidden)
+
+
+def test_a_hub_cache_of_many_files_is_one_mount_and_too_many_links_are_an_error(
+    exposure: Exposure, tmp_path: Path
+) -> None:
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for number in range(1001):
+        (blobs / str(number)).touch()
+        (tmp_path / "data" / f"{number}.parquet").symlink_to(f"../blobs/{number}")
+    assert mounted(exposure).keys() == {str(tmp_path / name) for name in ("run", "data", "blobs")}
+    (blobs / "another revision's").touch()
+    with pytest.raises(StageFailedError, match=r"more than 1000 places.*cp -rL"):
+        find_mounts(exposure)
+    for number in range(500):
+        (tmp_path / "data" / f"{number}.parquet").unlink()
+    targets = mounted(exposure)
+    assert len(targets) == 2 + 501
+    assert str(blobs / "another revision's") not in targets
+
+
+@pytest.fixture
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, ...]:
+    """A real key whose file is a link to another folder, the user's own key, and a passphrase."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    create_key(default_key_dir())
+    create_key(tmp_path / "keys")
+    (tmp_path / "stick").mkdir()
+    (tmp_path / "keys" / PRIVATE_KEY_FILE).rename(tmp_path / "stick" / "key")
+    (tmp_path / "keys" / PRIVATE_KEY_FILE).symlink_to(tmp_path / "stick" / "key")
+    (tmp_path / "words").write_text("velvet")
+    (tmp_path / "link to words").symlink_to("words")
+    return secret_places(tmp_path / "keys", tmp_path / "link to words")
+
+
+OWN_KEYS = "config/plan-star-appliance/keys"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(".", "keys", "config", OWN_KEYS, "stick"),
+        *(f"keys/{PRIVATE_KEY_FILE}", f"{OWN_KEYS}/{PRIVATE_KEY_FILE}", "stick/key", "words"),
+        *(f"keys/{PUBLIC_KEY_FILE}", f"{OWN_KEYS}/{PUBLIC_KEY_FILE}", "link to words"),
+    ],
+)
+def test_a_mount_that_would_show_the_signing_key_is_refused(
+    exposure: Exposure, secrets: tuple[Path, ...], tmp_path: Path, place: str
+) -> None:
+    hiding = replace(exposure, hidden=secrets)
+    assert mounted(hiding)
     with pytest.raises(StageFailedError, match="signing key"):
-        find_mounts(replace(exposure, inputs=(tmp_path / place,)))
+        find_mounts(replace(hiding, inputs=(tmp_path / place,)))
     with pytest.raises(StageFailedError, match="signing key"):
-        find_mounts(replace(exposure, run_dir=tmp_path / place))
+        find_mounts(replace(hiding, run_dir=tmp_path / place))
+    (tmp_path / "data" / "innocent").symlink_to(tmp_path / place)
+    with pytest.raises(StageFailedError, match="signing key"):
+        find_mounts(hiding)
 
 
 def test_a_container_has_no_network_no_capabilities_and_limits(exposure: Exposure) -> None:
@@ -100,6 +205,28 @@ def test_gpus_come_with_the_graphics_capability_and_the_callers_choice(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
     (request,) = container_settings(exposure, limits, {}, {})["host"]["device_requests"]
     assert (request["Count"], request["DeviceIDs"]) == (0, ["3", "5"])
+
+
+@pytest.mark.parametrize("choice", ["3", "3,-1,4", "3,3", "-1", "", "3,,4", " 3 "])
+def test_fewer_gpus_chosen_than_asked_for_are_refused(
+    exposure: Exposure, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", choice)
+    with pytest.raises(RuntimeMissingError, match=r"runtime\.gpus: 2 .*CUDA_VISIBLE_DEVICES="):
+        container_settings(exposure, replace(LIMITS, gpus=2), {}, {})
+    assert "device_requests" not in container_settings(exposure, LIMITS, {}, {})["host"]
+
+
+def test_cores_are_as_asked_or_one_a_thread_but_no_more_than_there_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert cpu_limit(None, 2, 8) == 2.0
+    assert cpu_limit(1.5, 2, 8) == 1.5
+    assert caplog.text == ""
+    assert cpu_limit(None, 64, 2) == 2.0
+    assert cpu_limit(16.0, 1, 2) == 2.0
+    assert "2 cores, all there are, not to 64" in caplog.text
 
 
 def test_memory_is_as_asked_or_the_machines_less_a_reserve() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from appliance.bundle.keys import create_key
 from appliance.errors import ReplayError
 from appliance.replay.levels import Level
 from appliance.replay.subject import Places, Subject, open_subject
-from appliance.replay.work import Passage, choose_extent
+from appliance.replay.work import Passage, WorkFolder, choose_extent
 from tests.conftest import GOLDEN
 
 TEN = Passage(first_step=10, num_steps=2)
@@ -65,3 +66,19 @@ def test_what_is_asked_for_is_done_whatever_it_costs(golden: Subject) -> None:
     assert work(at_hand, Level.R5) == (None, True, True, False)
     with pytest.raises(ReplayError, match="--artifacts"):
         work(golden, Level.R4)
+
+
+def test_stages_are_replayed_with_an_encrypted_key_whose_passphrase_they_are_not_shown(
+    golden: Subject, tmp_path: Path
+) -> None:
+    key = create_key(tmp_path / "keys", passphrase=b"velvet")
+    work = WorkFolder(tmp_path / "work")
+    with work.open_chain(
+        work.claim(golden),
+        scratch_dir=tmp_path / "scratch",
+        key_dir=tmp_path / "keys",
+        passphrase=lambda path: b"velvet",
+        passphrase_file=tmp_path / "words",
+    ) as chain:
+        assert chain.signer() == key
+        assert {tmp_path / "keys", tmp_path / "words"} <= set(chain.options.secrets)

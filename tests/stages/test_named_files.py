@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,17 @@ import orbax.checkpoint as ocp
 import pytest
 
 from appliance.bundle.assemble import list_dependencies
+from appliance.bundle.keys import (
+    PRIVATE_KEY_FILE,
+    PUBLIC_KEY_FILE,
+    create_key,
+    default_key_dir,
+    secret_places,
+)
 from appliance.digest import digest_files, sha256_file, tree_digest
-from appliance.errors import CheckpointError
+from appliance.engine.isolation import Exposure, find_mounts
+from appliance.errors import CheckpointError, ManifestError
+from appliance.norm_stats.files import NORM_STATS_FILE
 from appliance.policy.checkpoint import digest_leaves, read_leaves
 from appliance.policy.initialization import init_params
 from appliance.policy.parameters import flatten_params, nest_params
@@ -23,15 +33,19 @@ from appliance.stages.bundle import identity_of
 from appliance.stages.cache import StageCache
 from appliance.stages.decide import Action, decide_chain
 from appliance.stages.execute import execute_stage, load_run
-from appliance.stages.pins import named_files
+from appliance.stages.manifest import read_manifest
+from appliance.stages.pins import dataset_root, named_files, places_for_stages
 from appliance.stages.registry import stages_for
+from appliance.stages.resolve import resolve_lock
 from appliance.stages.run_folder import RunFolder
 from appliance.stages.trained_policy import find_after_training, open_policy
 from tests.cli.prepare_run import prepare
+from tests.conftest import Appliance
+from tests.engine.mounted_tree import copy_mounts, find_inside
 from tests.policy.small_tokenizer import train_tokenizer
+from tests.stages.linked_files import STEPS, link_files
 
 TINY = PRESETS["pi0_tiny_aloha_robotwin"]
-STEPS = "config: pi0_tiny_aloha_robotwin\n  steps: 20"
 WriteManifest = Callable[..., Path]
 
 
@@ -118,7 +132,7 @@ def test_evaluation_reads_prompts_with_the_named_model(
     places = run_stages(folder, "dataset", "plan", "norm_stats", "train")
     run = load_run(folder.path)
     trained = find_after_training(
-        run.manifest, places["train"], places["norm_stats"], 0, manifest_dir=run.manifest_dir
+        run.manifest, places["train"], places["norm_stats"], 0, files=run.files
     )
     opened = open_policy(trained, sampling_steps=1)
     assert opened.identity["tokenizer"] == f"sentencepiece:{sha256_file(files.tokenizer)}"
@@ -179,6 +193,99 @@ def test_what_is_missing_or_another_is_told_before_any_stage_runs(
     assert "tokenizer model has SHA-256" in refuse(plain)
     files.tokenizer.unlink()
     assert "tokenizer model is missing" in refuse(plain)
+
+
+def test_stages_find_files_named_over_links_where_a_container_has_them(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    linked = link_files(tmp_path, steps=0)
+    path = write_manifest(*linked.replacements, name=linked.name)
+    manifest = read_manifest(path)
+    folder = prepare(path, tmp_path / "run")
+    run = load_run(folder.path)
+    exposure = Exposure(
+        run_dir=folder.path,
+        inputs=(dataset_root(manifest), *named_files(manifest).values()),
+        hidden=(),
+    )
+    root = tmp_path / "container"
+    copy_mounts(find_mounts(exposure), root)
+    assert find_inside(root, run.dataset_root / "meta" / "info.json").is_file()
+    tokenizer = find_inside(root, run.files["train.tokenizer.path"])
+    assert tokenizer.read_bytes() == linked.tokenizer.read_bytes()
+    stats = find_inside(root, run.files["norm_stats.path"] / NORM_STATS_FILE)
+    assert stats.read_bytes() == linked.norm_stats.read_bytes()
+    assert not find_inside(root, path).exists(), "the manifest's own folder is not shown"
+
+    places = run_stages(folder, "dataset", "plan", "norm_stats", "train")
+    reused = places["norm_stats"] / "content" / NORM_STATS_FILE
+    assert reused.read_bytes() == linked.norm_stats.read_bytes()
+    summary = json.loads((places["train"] / "content" / "run_summary.json").read_text())
+    assert summary["configuration"]["tokenizer_sha256"] == sha256_file(linked.tokenizer)
+
+
+def test_a_checkouts_interpreter_stays_the_link_that_knows_its_packages(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "robotwin" / "bin").mkdir(parents=True)
+    (tmp_path / "robotwin" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "linked").symlink_to("robotwin")
+    checkout = "checkout: {path: ../linked, python: ../linked/bin/python}"
+    path = write_manifest(
+        (
+            "simulator: robotwin\n  embodiment: stand_in\n  planner: ik_toppra\n  shader: minimal",
+            f"simulator: robotwin-checkout\n  {checkout}",
+        ),
+        name="manifests/manifest.yaml",
+    )
+    places = places_for_stages(read_manifest(path))
+    assert places == {
+        "eval.checkout.path": tmp_path / "robotwin",
+        "eval.checkout.python": tmp_path / "robotwin" / "bin" / "python",
+    }
+
+
+@pytest.mark.parametrize("engine", ["host", "docker"])
+@pytest.mark.parametrize("name", [PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, "link"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_manifest_that_names_the_signing_key_or_what_lies_beside_it_is_refused(
+    engine: str,
+    name: str,
+    own: bool,
+    write_manifest: WriteManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    keys = default_key_dir() if own else tmp_path / "keys"
+    create_key(keys)
+    (tmp_path / "link").symlink_to(keys / PRIVATE_KEY_FILE)
+    named = tmp_path / name if name == "link" else keys / name
+    part = f"{STEPS}\n  init: {{checkpoint: {named}, sha256: {'f' * 64}}}"
+    manifest = read_manifest(write_manifest((STEPS, part), ("engine: host", f"engine: {engine}")))
+    with pytest.raises(ManifestError, match=r"train\.init\.checkpoint: .* lies in "):
+        resolve_lock(manifest, secrets=secret_places(tmp_path / "keys"))
+    if own:
+        with pytest.raises(ManifestError, match=r"train\.init\.checkpoint: .* lies in "):
+            resolve_lock(manifest)
+
+
+def test_a_run_refuses_a_manifest_that_names_its_key_or_passphrase(
+    appliance: Appliance, write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    create_key(tmp_path / "keys", passphrase=b"velvet")
+    (tmp_path / "words").write_text("velvet")
+    (tmp_path / "words").chmod(0o600)
+    places = ("--key-dir", tmp_path / "keys", "--passphrase-file", tmp_path / "words")
+    for named in (tmp_path / "keys" / PRIVATE_KEY_FILE, tmp_path / "words"):
+        part = f"{STEPS}\n  init: {{checkpoint: {named}, sha256: {'f' * 64}}}"
+        outcome = appliance(
+            "run", write_manifest((STEPS, part)), "--run-dir", tmp_path / "run", *places
+        )
+        assert outcome.code == ManifestError.exit_code, outcome.err
+        assert f"train.init.checkpoint: {named} lies in " in outcome.err
+        assert not (tmp_path / "run" / "stages").exists()
 
 
 def test_weights_that_are_others_than_pinned_stop_the_train_stage(

@@ -13,11 +13,18 @@ from typing import Any
 
 import pytest
 
+from appliance.digest import sha256_file
 from appliance.errors import ImageError
+from appliance.norm_stats.files import NORM_STATS_FILE
+from appliance.stages.chain import RunOptions, choose_engine, open_chain
 from appliance.stages.images import read_inventory
+from appliance.stages.manifest import read_manifest
+from appliance.stages.registry import stages_for
+from appliance.stages.run_folder import RunFolder
 from tests.conftest import GOLDEN, ROOT
 from tests.golden.docker.conftest import IMAGE, Containers
 from tests.golden.workflow import copy_checkout, missing_artifacts, read_steps, run_steps
+from tests.stages.linked_files import link_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 WriteManifest = Callable[..., Path]
@@ -192,6 +199,38 @@ def test_another_image_than_the_pinned_one_is_refused(
     done = containers.run(absent, "absent")
     assert done.returncode == ImageError.exit_code, done.stderr
     assert "image_digest" in done.stderr
+
+
+def test_files_named_over_parents_and_links_are_there_in_the_container(
+    containers: Containers,
+    write_manifest: WriteManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Up to one step of training: evaluation takes the tokenizer from the same place."""
+    monkeypatch.setenv("DOCKER_HOST", containers.daemon.host)
+    linked = link_files(tmp_path, steps=1)
+    path = write_manifest(*linked.replacements, name=linked.name)
+    manifest = choose_engine(read_manifest(path), "docker")
+    folder = RunFolder(tmp_path / "run")
+    options = RunOptions(
+        run_dir=folder.path,
+        cache_dir=None,
+        scratch_dir=tmp_path / "scratch",
+        key_dir=tmp_path / "keys",
+        engine="docker",
+    )
+    places: dict[str, Path] = {}
+    with open_chain(manifest, folder, options) as chain:
+        for stage in stages_for(manifest):
+            if stage.name == "evaluate":
+                break
+            receipt = chain.bring_to_receipt(stage, lambda decision: None)
+            places[stage.name] = folder.stage_dir(stage.name, receipt.key) / "content"
+    reused = places["norm_stats"] / NORM_STATS_FILE
+    assert reused.read_bytes() == linked.norm_stats.read_bytes()
+    summary = json.loads((places["train"] / "run_summary.json").read_text("utf-8"))
+    assert summary["configuration"]["tokenizer_sha256"] == sha256_file(linked.tokenizer)
 
 
 def test_a_file_an_installer_changed_is_named_and_changes_what_the_image_is(

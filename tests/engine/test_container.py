@@ -1,0 +1,166 @@
+"""What is said of an engine that fails or refuses; tests/golden/docker runs a real one."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.engine.container import (
+    PYTHON,
+    StageContainer,
+    read_from_image,
+    run_stage_container,
+)
+from appliance.engine.daemon import connected, find_image
+from appliance.engine.isolation import Exposure, Limits
+from appliance.engine.probe import probe_engine
+from appliance.errors import ImageError, OutOfMemoryError, StageFailedError
+from tests.engine.stand_in_engine import NAME, SAID, Answer, refusal, stand_in_engine
+
+IMAGE = "some-image"
+NO_PROGRAM = (
+    f'failed to create task for container: unable to start container process: exec: "{PYTHON}":'
+    f" stat {PYTHON}: no such file or directory: unknown"
+)
+StartEngine = Callable[..., list[str]]
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartEngine]:
+    """Start a stand-in engine with changed answers; what it was asked."""
+    with ExitStack() as ended:
+
+        def start(**changes: Answer) -> list[str]:
+            monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
+            return ended.enter_context(stand_in_engine(tmp_path / "engine.sock", **changes))
+
+        yield start
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> StageContainer:
+    (tmp_path / "run").mkdir()
+    return StageContainer(
+        image_id=IMAGE,
+        exposure=Exposure(run_dir=tmp_path / "run", inputs=(), hidden=()),
+        limits=Limits(memory_bytes=1 << 30, cpus=1.0, pids=64, gpus=0),
+        environment={},
+        claim=tmp_path / "run" / ".busy",
+    )
+
+
+def ended(code: int, *, oom: bool) -> dict[str, Answer]:
+    """The answers on a container that ended so."""
+    state = {"OOMKilled": oom, "ExitCode": code}
+    return {
+        "wait": (200, {"StatusCode": code}),
+        "json": (200, {"Config": {"Tty": False}, "State": state}),
+    }
+
+
+def test_what_a_stage_says_is_passed_on_and_its_container_removed(
+    engine: StartEngine, request_: StageContainer
+) -> None:
+    asked = engine(**ended(11, oom=False))
+    said = io.BytesIO()
+    assert run_stage_container("plan", request_, output=said) == 11
+    assert said.getvalue() == SAID
+    assert asked[-1] == f"DELETE /containers/{NAME}"
+
+
+def test_a_stage_that_succeeded_is_no_failure_though_a_process_of_it_ran_out_of_memory(
+    engine: StartEngine, request_: StageContainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine(**ended(0, oom=True))
+    with caplog.at_level(logging.WARNING):
+        assert run_stage_container("evaluate", request_, output=io.BytesIO()) == 0
+    assert "stage evaluate" in caplog.text
+    assert "1.00 GiB" in caplog.text
+
+
+def test_a_stage_that_failed_for_want_of_memory_is_told_so(
+    engine: StartEngine, request_: StageContainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine(**ended(137, oom=True))
+    with pytest.raises(OutOfMemoryError, match=r"runtime\.memory_gib"):
+        run_stage_container("train", request_, output=io.BytesIO())
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("call", ["create", "start"])
+def test_an_engine_that_refuses_is_not_said_to_be_stopped(
+    engine: StartEngine, request_: StageContainer, call: str
+) -> None:
+    engine(**{call: refusal("range of CPUs is from 0.01 to 2.00")})
+    with pytest.raises(StageFailedError, match=r"refused .*range of CPUs .*runtime part") as caught:
+        run_stage_container("train", request_, output=io.BytesIO())
+    assert "start it" not in str(caught.value)
+    assert "http" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [refusal("a plugin is gone", 500), None])
+@pytest.mark.parametrize("call", ["create", "start", "wait"])
+def test_an_engine_that_fails_or_hangs_up_may_have_been_stopped(
+    engine: StartEngine, request_: StageContainer, call: str, answer: Answer
+) -> None:
+    engine(**{call: answer})
+    with pytest.raises(StageFailedError, match=r"container engine failed .*start it"):
+        run_stage_container("train", request_, output=io.BytesIO())
+
+
+def test_an_image_without_the_entry_program_is_another_image(
+    engine: StartEngine, request_: StageContainer
+) -> None:
+    engine(start=refusal(NO_PROGRAM))
+    for run in (
+        lambda: run_stage_container("plan", request_, output=io.BytesIO()),
+        lambda: read_from_image(IMAGE, ["-m", "appliance.stages.inventory"]),
+    ):
+        with pytest.raises(ImageError, match=f"{IMAGE} cannot run {PYTHON} .*runtime.image"):
+            run()
+
+
+class Closed(io.BytesIO):
+    """An output whose reader is gone."""
+
+    def write(self, data: Any) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_closed_output_is_not_the_engines_failure(
+    engine: StartEngine, request_: StageContainer
+) -> None:
+    asked = engine()
+    with pytest.raises(BrokenPipeError):
+        run_stage_container("train", request_, output=Closed())
+    assert asked[-1] == f"DELETE /containers/{NAME}"
+
+
+@pytest.mark.parametrize("answer", [refusal("the store is damaged", 500), None])
+def test_an_engine_that_fails_before_any_stage_ends_in_its_own_error(
+    engine: StartEngine, answer: Answer
+) -> None:
+    engine(image=answer, info=answer)
+    with connected() as client, pytest.raises(StageFailedError, match="looking for the image"):
+        find_image(client, "image", None)
+    with pytest.raises(StageFailedError, match="telling what it is"):
+        probe_engine()
+
+
+def test_an_image_name_the_engine_refuses_is_named(engine: StartEngine) -> None:
+    engine(image=refusal("invalid reference format"))
+    expected = r"runtime\.image: image: invalid reference format\."
+    with connected() as client, pytest.raises(ImageError, match=expected):
+        find_image(client, "image", None)
+
+
+def test_the_engine_says_what_its_machine_has(engine: StartEngine) -> None:
+    engine()
+    facts = probe_engine()
+    assert (facts.num_cpus, facts.memory_bytes, facts.has_gpu_runtime) == (2, 8 << 30, False)
