@@ -9,6 +9,7 @@ trial alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -86,7 +87,8 @@ def evaluate(
     Raises EvaluationError (request, trials, another evaluation's journal), SimulatorError (cannot
     be started, or nothing can be done with it), PolicyServerError (gone), StorageError; what was
     finished stays, and calling again goes on from there. An episode in which the policy was lost is
-    not finished: it is played again.
+    not finished: it is played again. Whatever error or interruption ends it, nothing more is begun,
+    and a ClosablePolicy is closed.
     """
     check_request(request, policy)
     for folder in (content_dir, observed_dir):
@@ -143,7 +145,7 @@ def _find_trials(run: _Run) -> TrialList:
         search.record(seed, _check_seed(worker, seed, findings))
         run.report(f"expert check of seed {seed}; trials found: {search.solved_count}")
 
-    work_through(run.workers, search.take_seed, check)
+    work_through(run.workers, search.take_seed, check, wake=run.queries.close)
     findings.settle()
     trials = search.trial_list()
     assert trials is not None, "every seed handed out has an outcome"
@@ -183,7 +185,8 @@ def _play_trials(run: _Run, trials: TrialList) -> None:
         episode = _play_trial(run, worker, findings, *trial)
         run.report(f"seed {episode.seed}: {episode.outcome} after {episode.steps} steps")
 
-    work_through(run.workers, lambda: next(open_trials, None), play)
+    take_trial = functools.partial(next, open_trials, None)
+    work_through(run.workers, take_trial, play, wake=run.queries.close)
     findings.settle()
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ ANSWER_TIMEOUT_S = 600.0
 
 _FOREIGN_NOISE_DIMS = 32
 _RETRY_PAUSE_S = 0.25
+_FAREWELL_TIMEOUT_S = 2.0
 _LARGEST_JSON_INTEGER = 2**53 - 1  # RFC 8785, section 3.2.2.3
 
 
@@ -78,6 +80,7 @@ class RemotePolicy:
         self._action_horizon = action_horizon
         self._has_answered = False
         self._is_lost = False
+        self._closed = threading.Event()
         self._connection: ClientConnection | None = None
         self._closing = contextlib.ExitStack()
         self.reconnects = 0
@@ -136,9 +139,17 @@ class RemotePolicy:
             ) from error
 
     def close(self) -> None:
-        """Close the connection; safe to call twice, and from another thread."""
-        self._connection = None
-        self._closing.close()
+        """Close the connection for good; safe to call twice, and from another thread.
+
+        A query that another thread is waiting for fails at once with PolicyServerError.
+        """
+        self._closed.set()
+        connection = self._connection
+        if connection is not None and self._lock.locked():
+            # The server may be busy, or read nothing: a farewell would wait for it.
+            with contextlib.suppress(OSError):
+                connection.socket.shutdown(socket.SHUT_RDWR)
+        self._disconnect()
 
     def __enter__(self) -> RemotePolicy:
         return self
@@ -161,6 +172,7 @@ class RemotePolicy:
         try:
             return self._exchange(data)
         except PolicyServerLostError as error:
+            self._refuse_if_closed()
             logger.warning("%s Connecting again.", error)
             self._is_lost = False
             return self._exchange(data)
@@ -210,6 +222,7 @@ class RemotePolicy:
 
     def _connected(self) -> ClientConnection:
         """The connection; a new one if the server closed the old one after an error."""
+        self._refuse_if_closed()
         if self._is_lost:
             raise PolicyServerLostError(f"{self.url}: the policy server was lost before.")
         if self._connection is None:
@@ -226,7 +239,17 @@ class RemotePolicy:
 
     def _drop(self, *, is_lost: bool) -> None:
         self._is_lost = is_lost
-        self.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._connection = None
+        self._closing.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise PolicyServerError(
+                f"{self.url}: the connection was closed on this side. Open another one to go on."
+            )
 
     def _read_answer(self, answer: str | bytes) -> NDArray[Any]:
         if isinstance(answer, str):
@@ -264,7 +287,8 @@ class RemotePolicy:
                         f" {self._connect_timeout_s:g} s ({_reason(error)}). Start one with"
                         " `appliance serve`, or check the address."
                     ) from error
-                time.sleep(_RETRY_PAUSE_S)
+                self._closed.wait(_RETRY_PAUSE_S)
+                self._refuse_if_closed()
 
     def _connect(self, timeout_s: float) -> Mapping[str, Any]:
         with contextlib.ExitStack() as opening:
@@ -275,6 +299,7 @@ class RemotePolicy:
                         compression=None,
                         max_size=self._max_message_bytes,
                         open_timeout=timeout_s,
+                        close_timeout=_FAREWELL_TIMEOUT_S,
                         ping_interval=None,  # openpi's server answers no ping while it computes
                         proxy=None,
                     )
@@ -292,6 +317,9 @@ class RemotePolicy:
             except PolicyServerError as error:
                 raise PolicyServerError(f"{self.url}: {error}") from error
             self._connection, self._closing = connection, opening.pop_all()
+        if self._closed.is_set():
+            self._disconnect()
+        self._refuse_if_closed()
         assert isinstance(metadata, Mapping), "read_description refuses anything else"
         return dict(metadata)
 

@@ -289,6 +289,58 @@ def test_a_server_that_hangs_is_given_up_in_time() -> None:
         remote.close()
 
 
+def test_closing_wakes_who_waits_for_an_answer_and_the_query_is_not_sent_again() -> None:
+    policy, asked, go_on = LinearPolicy(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        asked.set()
+        go_on.wait(60)
+
+    policy.before_call = hang
+    raised: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            remote.infer([make_observation()], make_noise(1))
+        except PolicyServerError as error:
+            raised.append(error)
+
+    with running_server(policy) as url:
+        remote = open_policy(url, answer_timeout_s=60)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            assert asked.wait(30)
+            remote.close()
+            asking.join(30)
+            assert not asking.is_alive()
+        finally:
+            go_on.set()
+    assert "closed on this side" in str(raised[0])
+    assert (remote.reconnects, len(policy.calls)) == (0, 1)
+
+
+def test_closing_ends_the_search_for_a_server_that_is_gone() -> None:
+    with running_server() as url:
+        remote = open_policy(url, connect_timeout_s=60)
+    closing = threading.Timer(1, remote.close)
+    closing.start()
+    began_s = time.monotonic()
+    with pytest.raises(PolicyServerError, match="closed on this side"):
+        remote.infer([make_observation()], make_noise(1))
+    assert time.monotonic() - began_s < 45
+    closing.join()
+
+
+def test_a_closed_remote_policy_stays_closed() -> None:
+    with running_server() as url:
+        remote = open_policy(url)
+        remote.close()
+        remote.close()
+        with pytest.raises(PolicyServerError, match=r"closed on this side.*Open another"):
+            remote.infer([make_observation()], make_noise(1))
+
+
 def test_a_query_over_the_bound_is_refused_before_it_is_sent() -> None:
     with (
         running_server() as url,
