@@ -11,23 +11,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from appliance.errors import (
-    ApplianceError,
-    EvaluationError,
-    PolicyRaisedError,
-    SimulatorError,
-)
+from appliance.errors import SimulatorError
 from appliance.evaluation.journal import Journal
 from appliance.evaluation.protocols import SimulatorFactory, SimulatorProtocol
 from appliance.simulator.faults import SimulatorLostError, TaskRaisedError, UnplayableTrialError
 
 logger = logging.getLogger(__name__)
-
-HOPELESS_FAILURES = 3
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -39,49 +32,6 @@ class SimulatorFailedTwiceError(SimulatorError):
     def __init__(self, what: str, error: SimulatorError) -> None:
         super().__init__(f"The simulator failed twice during {what}: {error}")
         self.failure_class = "task" if isinstance(error, TaskRaisedError) else "simulator"
-
-
-class Findings:
-    """What jobs of one kind found, on its way to the journal.
-
-    A job that failed by no fault of the actions (the simulator failed twice, the trial cannot be
-    begun, the policy raised) is a finding about the trial only if such jobs can be done here at
-    all. Until one has been done, such findings wait; a third one in waiting ends the evaluation
-    with nothing of them recorded, so that a machine without memory, a broken renderer, another
-    machine's trials or a server of another robot are not written down as a policy's failures.
-    """
-
-    def __init__(self, journal: Journal, *, anything_worked: bool) -> None:
-        """``anything_worked``: whether such a job was done before, in an earlier session."""
-        self._journal = journal
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[str, Mapping[str, object]]] = []
-        self._anything_worked = anything_worked
-
-    def add(self, kind: str, row: Mapping[str, object], failure: ApplianceError | None) -> None:
-        """Record a finding; ``failure`` says why the job could not be done.
-
-        Raises the hopeless case: SimulatorError, EvaluationError or PolicyRaisedError.
-        """
-        with self._lock:
-            if failure is not None and not self._anything_worked:
-                self._waiting.append((kind, row))
-                if len(self._waiting) >= HOPELESS_FAILURES:
-                    raise _hopeless(failure)
-                return
-            self._anything_worked |= failure is None
-            self._write_waiting()
-            self._journal.append(kind, row)
-
-    def settle(self) -> None:
-        """Record what waits; called when all jobs are done."""
-        with self._lock:
-            self._write_waiting()
-
-    def _write_waiting(self) -> None:
-        while self._waiting:
-            self._journal.append(*self._waiting[0])
-            del self._waiting[0]
 
 
 class WorkerStoppedError(SimulatorError):
@@ -232,23 +182,3 @@ def _ending_at_an_error(
         for worker in workers:
             worker.close()
         raise
-
-
-def _hopeless(failure: ApplianceError) -> ApplianceError:
-    """The error that ends an evaluation of which nothing could be done."""
-    first = f"Nothing worked on the first {HOPELESS_FAILURES} trials"
-    again = "Nothing of this is counted against the policy."
-    if isinstance(failure, UnplayableTrialError):
-        return EvaluationError(
-            f"{first}: they cannot be begun on this machine. {failure} {again} Pin other trials, or"
-            " leave eval.trials out to search for some."
-        )
-    if isinstance(failure, SimulatorError):
-        return SimulatorError(
-            f"{first}: the simulator failed twice on each, in fresh processes. {failure} {again}"
-            " Check memory, renderer and eval.call_timeout_s, then run the same command again."
-        )
-    return PolicyRaisedError(
-        f"{first}: the policy raised on each. {failure} {again} Check that it is a policy for this"
-        " robot and these cameras, then run the same command again."
-    )

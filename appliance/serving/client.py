@@ -29,7 +29,6 @@ from websockets.sync.client import ClientConnection, connect
 
 from appliance.errors import PolicyRaisedError, PolicyServerError
 from appliance.serving.messages import (
-    STATE_DIMS,
     ServerDescription,
     read_description,
     write_picture,
@@ -78,7 +77,6 @@ class RemotePolicy:
         self._max_message_bytes = max_message_bytes
         self._lock = threading.Lock()
         self._action_horizon = action_horizon
-        self._has_answered = False
         self._is_lost = False
         self._closed = threading.Event()
         self._connection: ClientConnection | None = None
@@ -118,8 +116,8 @@ class RemotePolicy:
     ) -> NDArray[Any]:
         """Absolute joint targets [B, H, 14] as the server gave them; values are not checked.
 
-        Raises PolicyRaisedError when the server answers a query with an error, though it has
-        answered others; otherwise PolicyServerError.
+        Raises PolicyRaisedError when the server answers a query with an error, be it the first:
+        whether it ever answers another one is for the caller to judge; otherwise PolicyServerError.
         """
         with self._lock:
             if self.description is not None:
@@ -186,16 +184,8 @@ class RemotePolicy:
         return [answers[id(observation)] for observation in observations]
 
     def _ask_one(self, observation: Mapping[str, Any]) -> NDArray[Any]:
-        had_answered = self._has_answered
         actions = self._exchange(encode(_to_message(observation)))
         enough = actions.ndim == 2 and len(actions) >= self._action_horizon
-        if not had_answered and not (enough and actions.shape[1] == STATE_DIMS):
-            raise PolicyServerError(
-                f"{self.url}: the server's first answer has actions of shape"
-                f" {list(actions.shape)}, but {self._action_horizon} or more actions of"
-                f" {STATE_DIMS} numbers are wanted. Serve a policy for this robot, or set"
-                " eval.action_steps to what it gives."
-            )
         return actions[: self._action_horizon] if enough else actions
 
     def _exchange(self, data: bytes) -> NDArray[Any]:
@@ -256,8 +246,9 @@ class RemotePolicy:
             self._drop(is_lost=False)
             logger.info("%s answered with an error:\n%s", self.url, answer)
             last_line = (answer.strip().splitlines() or [""])[-1][:500]
-            kind = PolicyRaisedError if self._has_answered else PolicyServerError
-            raise kind(f"{self.url}: the policy server answered with an error: {last_line}")
+            raise PolicyRaisedError(
+                f"{self.url}: the policy server answered with an error: {last_line}"
+            )
         try:
             message = decode(answer)
         except WireError as error:
@@ -270,7 +261,6 @@ class RemotePolicy:
                 f"{self.url}: an answer without an array of actions. It is no server of openpi's"
                 " protocol, or serves something that is not a policy."
             )
-        self._has_answered = True
         return actions
 
     def _open(self) -> Mapping[str, Any]:
