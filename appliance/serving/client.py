@@ -69,6 +69,8 @@ class RemotePolicy:
     ) -> None:
         """Connect, waiting up to ``connect_timeout_s`` for a server that is starting.
 
+        A query may take ``answer_timeout_s``, more than 0. Both are finite, 24 days at most.
+
         Raises PolicyServerError: no server there, or none of this protocol.
         """
         self.url = _check_url(url)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from appliance.cli.options import LONGEST_TIMEOUT_S
 from appliance.digest import canonical_json
 from appliance.errors import PolicyRaisedError, PolicyServerError
 from appliance.serving.client import PolicyServerLostError, RemotePolicy
@@ -340,6 +341,15 @@ def test_a_closed_remote_policy_stays_closed() -> None:
         remote.close()
         with pytest.raises(PolicyServerError, match=r"closed on this side.*Open another"):
             remote.infer([make_observation()], make_noise(1))
+
+
+def test_the_longest_time_that_can_be_asked_for_is_one_that_can_be_waited() -> None:
+    longest_s = float(LONGEST_TIMEOUT_S)
+    with (
+        running_server() as url,
+        open_policy(url, connect_timeout_s=longest_s, answer_timeout_s=longest_s) as remote,
+    ):
+        assert remote.infer([make_observation()], make_noise(1)).shape == (1, HORIZON, 14)
 
 
 def test_a_query_over_the_bound_is_refused_before_it_is_sent() -> None:
