@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.options import JsonOption
+from appliance.cli.options import JsonOption, check_time_limit, check_wait
 from appliance.cli.policies import (
     CheckpointOption,
     NormStatsOption,
@@ -57,10 +57,16 @@ def evaluate(
         typer.Option(min=1, max=256, help="Simulators at once. Default: runtime.cpu_threads."),
     ] = None,
     connect_timeout_s: Annotated[
-        float, typer.Option("--connect-timeout", min=0, help="Seconds to wait for the server.")
+        float,
+        typer.Option(
+            "--connect-timeout", callback=check_wait, help="Seconds to wait for the server."
+        ),
     ] = 30.0,
     answer_timeout_s: Annotated[
-        float, typer.Option("--answer-timeout", min=0, help="Seconds a query may take.")
+        float,
+        typer.Option(
+            "--answer-timeout", callback=check_time_limit, help="Seconds a query may take."
+        ),
     ] = 600.0,
     as_json: JsonOption = False,
 ) -> None:

@@ -28,3 +28,24 @@ EngineOption = Annotated[
         "--engine", help="Run the stages on this engine, not the manifest's.", show_default=False
     ),
 ]
+
+LONGEST_TIMEOUT_S = 2_147_483
+"""24 days: poll() takes milliseconds in 32 bits, and would take a longer time for another one."""
+
+
+def check_wait(seconds: float) -> float:
+    """``seconds`` if one can wait so long. Raises typer.BadParameter."""
+    return _check_seconds(seconds, 0 <= seconds <= LONGEST_TIMEOUT_S, "0 to")
+
+
+def check_time_limit(seconds: float) -> float:
+    """``seconds`` if something can be done and be waited for in so long; BadParameter."""
+    return _check_seconds(seconds, 0 < seconds <= LONGEST_TIMEOUT_S, "more than 0 and at most")
+
+
+def _check_seconds(seconds: float, is_good: bool, least: str) -> float:
+    if not is_good:  # nan compares as neither
+        raise typer.BadParameter(
+            f"{seconds:g} is no time to wait. Use {least} {LONGEST_TIMEOUT_S} seconds (24 days)."
+        )
+    return seconds

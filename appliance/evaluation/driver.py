@@ -9,6 +9,7 @@ trial alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from appliance.digest import sha256_bytes
 from appliance.errors import ApplianceError, PolicyServerError
+from appliance.evaluation.findings import DECIDING_JOBS, Findings
 from appliance.evaluation.journal import Journal
 from appliance.evaluation.policy_queries import PolicyQueries
 from appliance.evaluation.protocols import (
@@ -38,7 +40,6 @@ from appliance.evaluation.rollout import Rollout
 from appliance.evaluation.trials import TrialList, TrialSearch, pinned_trials
 from appliance.evaluation.video import VideoRecorder
 from appliance.evaluation.workers import (
-    Findings,
     SimulatorFailedTwiceError,
     SimulatorWorker,
     work_through,
@@ -86,7 +87,8 @@ def evaluate(
     Raises EvaluationError (request, trials, another evaluation's journal), SimulatorError (cannot
     be started, or nothing can be done with it), PolicyServerError (gone), StorageError; what was
     finished stays, and calling again goes on from there. An episode in which the policy was lost is
-    not finished: it is played again.
+    not finished: it is played again. Whatever error or interruption ends it, nothing more is begun,
+    and a ClosablePolicy is closed.
     """
     check_request(request, policy)
     for folder in (content_dir, observed_dir):
@@ -135,16 +137,14 @@ def _find_trials(run: _Run) -> TrialList:
     )
     for row in run.journal.of_kind("check"):
         search.record(row["seed"], row["reason"])
-
-    checked = [row["reason"] != "exception" for row in run.journal.of_kind("check")]
-    findings = Findings(run.journal, anything_worked=any(checked))
+    first_seeds = range(request.first_seed, request.first_seed + DECIDING_JOBS)
+    findings = Findings(run.journal, numbers=first_seeds, recorded=tuple(search.outcomes))
 
     def check(worker: SimulatorWorker, seed: int) -> None:
         search.record(seed, _check_seed(worker, seed, findings))
         run.report(f"expert check of seed {seed}; trials found: {search.solved_count}")
 
-    work_through(run.workers, search.take_seed, check)
-    findings.settle()
+    work_through(run.workers, search.take_seed, check, wake=run.queries.close)
     trials = search.trial_list()
     assert trials is not None, "every seed handed out has an outcome"
     return trials
@@ -166,7 +166,7 @@ def _check_seed(worker: SimulatorWorker, seed: int, findings: Findings) -> str |
     reason = "exception" if told.startswith("raised") else told or None
     seconds = round(time.monotonic() - began_s, 3)
     row = {"seed": seed, "reason": reason, "told": told, "seconds": seconds}
-    findings.add("check", {**row, "worker": worker.number}, failure)
+    findings.add(seed, "check", {**row, "worker": worker.number}, failure)
     return reason
 
 
@@ -175,16 +175,14 @@ def _play_trials(run: _Run, trials: TrialList) -> None:
     open_trials = iter(
         [(number, seed) for number, seed in enumerate(trials.seeds) if number not in finished]
     )
-
-    played = [each.failure_class not in NOT_THE_ACTIONS for each in finished.values()]
-    findings = Findings(run.journal, anything_worked=any(played))
+    findings = Findings(run.journal, numbers=range(len(trials.seeds)), recorded=finished)
 
     def play(worker: SimulatorWorker, trial: tuple[int, int]) -> None:
         episode = _play_trial(run, worker, findings, *trial)
         run.report(f"seed {episode.seed}: {episode.outcome} after {episode.steps} steps")
 
-    work_through(run.workers, lambda: next(open_trials, None), play)
-    findings.settle()
+    take_trial = functools.partial(next, open_trials, None)
+    work_through(run.workers, take_trial, play, wake=run.queries.close)
 
 
 def _play_trial(
@@ -208,7 +206,7 @@ def _play_trial(
         rollout, episode, observed = worker.attempt(f"trial {number} (seed {seed})", play)
         if rollout.error is not None:
             observed["detail"] = str(rollout.error)
-            failure = rollout.error if rollout.error.failure_class == "policy" else None
+            failure = rollout.error if rollout.error.failure_class in NOT_THE_ACTIONS else None
     except (SimulatorFailedTwiceError, UnplayableTrialError) as error:
         failure = error
         failure_class = getattr(error, "failure_class", "unplayable")
@@ -216,7 +214,7 @@ def _play_trial(
         observed = {"detail": str(error)}
     seconds = round(time.monotonic() - began_s, 3)
     row = {"record": episode.to_dict(), "seconds": seconds, "worker": worker.number}
-    findings.add("episode", {**row, **observed}, failure)
+    findings.add(number, "episode", {**row, **observed}, failure)
     return episode
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.errors import EvaluationError, PolicyRaisedError
-from appliance.evaluation.protocols import PolicyProtocol
+from appliance.evaluation.protocols import ClosablePolicy, PolicyProtocol
 from appliance.simulator.values import Observation
 from appliance.streams import stream
 
@@ -33,6 +33,13 @@ class UnusableActionsError(EvaluationError):
     def __init__(self, failure_class: str, text: str) -> None:
         super().__init__(text)
         self.failure_class = failure_class
+
+
+class QueriesClosedError(EvaluationError):
+    """A query was not asked, because the evaluation ends."""
+
+    def __init__(self) -> None:
+        super().__init__("The evaluation ends: the policy is not asked any more.")
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +71,7 @@ class PolicyQueries:
         self._turn = threading.Condition()
         self._waiting: list[_Query] = []
         self._is_busy = False
+        self._is_closed = False
         self.calls = 0
         self.answers = 0
 
@@ -72,7 +80,8 @@ class PolicyQueries:
     ) -> NDArray[np.float32]:
         """The policy's ``actions_HxD``, finite float32.
 
-        Raises UnusableActionsError, and PolicyServerError when the policy is gone.
+        Raises UnusableActionsError, PolicyServerError when the policy is gone, and
+        QueriesClosedError after ``close``.
         """
         mine = _Query(
             place=trial_number % self._query_batch,
@@ -87,9 +96,13 @@ class PolicyQueries:
             self._waiting.append(mine)
         while True:
             with self._turn:
-                self._turn.wait_for(lambda: mine.is_answered or not self._is_busy)
+                self._turn.wait_for(
+                    lambda: mine.is_answered or self._is_closed or not self._is_busy
+                )
                 if mine.is_answered:
                     break
+                if self._is_closed:
+                    raise QueriesClosedError
                 self._is_busy = True
                 batch = self._take_batch()
             try:
@@ -102,6 +115,14 @@ class PolicyQueries:
             raise mine.error
         assert mine.actions_HxD is not None
         return mine.actions_HxD
+
+    def close(self) -> None:
+        """Ask nothing any more: whoever waits is woken, and a ClosablePolicy is closed."""
+        with self._turn:
+            self._is_closed = True
+            self._turn.notify_all()
+        if isinstance(self._policy, ClosablePolicy):
+            self._policy.close()
 
     def _take_batch(self) -> list[_Query]:
         """The longest waiting query of every place."""

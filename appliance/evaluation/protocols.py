@@ -7,7 +7,7 @@ the robot's 14 dimensions (left arm 6, left gripper, right arm 6, right gripper)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,17 @@ class PolicyProtocol(Protocol):
         when the policy is gone: the evaluation ends, and goes on from there when it is run again.
         Raises PolicyRaisedError when the policy itself raised: a batch is then asked again one by
         one, and the episode at fault ends as an exception.
+        """
+
+
+@runtime_checkable
+class ClosablePolicy(Protocol):
+    """A policy that waits for something outside this process, such as a server."""
+
+    def close(self) -> None:
+        """Give up for good; what is being waited for fails at once.
+
+        May be called from another thread, and twice.
         """
 
 

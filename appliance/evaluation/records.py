@@ -28,8 +28,8 @@ FAILURE_CLASSES = (
     "unplayable",
     "ended_early",
 )
-NOT_THE_ACTIONS = ("policy", "simulator", "task", "unplayable")
-"""Classes of trials that no action of the policy ended."""
+NOT_THE_ACTIONS = ("action_shape", "policy", "simulator", "task", "unplayable")
+"""Classes of trials that no action ended: there were none for this robot, or nowhere to act."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

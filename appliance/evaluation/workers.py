@@ -8,25 +8,19 @@ no result.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from appliance.errors import (
-    ApplianceError,
-    EvaluationError,
-    PolicyRaisedError,
-    SimulatorError,
-)
+from appliance.errors import SimulatorError
 from appliance.evaluation.journal import Journal
 from appliance.evaluation.protocols import SimulatorFactory, SimulatorProtocol
 from appliance.simulator.faults import SimulatorLostError, TaskRaisedError, UnplayableTrialError
 
 logger = logging.getLogger(__name__)
-
-HOPELESS_FAILURES = 3
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -40,65 +34,38 @@ class SimulatorFailedTwiceError(SimulatorError):
         self.failure_class = "task" if isinstance(error, TaskRaisedError) else "simulator"
 
 
-class Findings:
-    """What jobs of one kind found, on its way to the journal.
+class WorkerStoppedError(SimulatorError):
+    """A job was not begun, or not done again, because the evaluation ends."""
 
-    A job that failed by no fault of the actions (the simulator failed twice, the trial cannot be
-    begun, the policy raised) is a finding about the trial only if such jobs can be done here at
-    all. Until one has been done, such findings wait; a third one in waiting ends the evaluation
-    with nothing of them recorded, so that a machine without memory, a broken renderer, another
-    machine's trials or a server of another robot are not written down as a policy's failures.
-    """
-
-    def __init__(self, journal: Journal, *, anything_worked: bool) -> None:
-        """``anything_worked``: whether such a job was done before, in an earlier session."""
-        self._journal = journal
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[str, Mapping[str, object]]] = []
-        self._anything_worked = anything_worked
-
-    def add(self, kind: str, row: Mapping[str, object], failure: ApplianceError | None) -> None:
-        """Record a finding; ``failure`` says why the job could not be done.
-
-        Raises the hopeless case: SimulatorError, EvaluationError or PolicyRaisedError.
-        """
-        with self._lock:
-            if failure is not None and not self._anything_worked:
-                self._waiting.append((kind, row))
-                if len(self._waiting) >= HOPELESS_FAILURES:
-                    raise _hopeless(failure)
-                return
-            self._anything_worked |= failure is None
-            self._write_waiting()
-            self._journal.append(kind, row)
-
-    def settle(self) -> None:
-        """Record what waits; called when all jobs are done."""
-        with self._lock:
-            self._write_waiting()
-
-    def _write_waiting(self) -> None:
-        while self._waiting:
-            self._journal.append(*self._waiting[0])
-            del self._waiting[0]
+    def __init__(self) -> None:
+        super().__init__("The evaluation ends: no job is begun any more. Run it again to go on.")
 
 
 class SimulatorWorker:
-    """One simulator process and its replacements."""
+    """One simulator process and its replacements.
+
+    ``stop`` and ``close`` may be called from another thread, whatever the worker is doing.
+    """
 
     def __init__(self, number: int, factory: SimulatorFactory, journal: Journal) -> None:
         self.number = number
         self._factory = factory
         self._journal = journal
         self._simulator: SimulatorProtocol | None = None
+        self._lock = threading.Lock()
         self._stopped = threading.Event()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no job is to be begun any more."""
+        return self._stopped.is_set()
 
     def attempt(self, what: str, do: Callable[[SimulatorProtocol], Result]) -> Result:
         """Return ``do(simulator)``; a failed simulator is replaced, and ``do`` called again.
 
         ``what`` names the job in the journal. Raises SimulatorFailedTwiceError the second time,
-        UnplayableTrialError at once, and whatever starting a simulator raises (no rendering device,
-        nothing installed).
+        UnplayableTrialError at once, WorkerStoppedError once the worker is stopped, and whatever
+        starting a simulator raises (no rendering device, nothing installed).
         """
         for tries_left in (1, 0):
             simulator = self._started()
@@ -108,38 +75,52 @@ class SimulatorWorker:
                 raise
             except SimulatorError as error:
                 self._discard()
-                if self._stopped.is_set():
-                    raise
+                if self.is_stopped:
+                    raise WorkerStoppedError from error
                 self._note_failure(what, error, again=tries_left == 1)
                 if tries_left == 0:
                     raise SimulatorFailedTwiceError(what, error) from error
         raise AssertionError("unreachable")
 
+    def stop(self) -> None:
+        """Begin no job and start no simulator any more."""
+        with self._lock:  # not between the last look at it and the new simulator's being known
+            self._stopped.set()
+
     def close(self) -> None:
-        """End the process; a job in it fails at once and is not tried again."""
-        self._stopped.set()
+        """Stop, and end the process; a job in it fails at once and is not tried again."""
+        self.stop()
         self._discard()
 
     def _started(self) -> SimulatorProtocol:
         """The running simulator; one that is lost while it starts is tried once more."""
-        if self._simulator is None:
-            try:
-                return self._start()
-            except SimulatorLostError as error:
-                self._discard()
-                if self._stopped.is_set():
-                    raise
-                self._note_failure("its start", error, again=True)
+        self._refuse_if_stopped()
+        simulator = self._simulator
+        if simulator is not None:
+            return simulator
+        try:
             return self._start()
-        return self._simulator
+        except SimulatorLostError as error:
+            self._discard()
+            self._refuse_if_stopped()
+            self._note_failure("its start", error, again=True)
+        return self._start()
 
     def _start(self) -> SimulatorProtocol:
-        simulator = self._factory(self.number)
-        self._simulator = simulator
+        with self._lock:
+            self._refuse_if_stopped()
+            simulator = self._simulator = self._factory(self.number)
         simulator.start()
+        if self.is_stopped:
+            simulator.close()
+            raise WorkerStoppedError
         row = {"worker": self.number, "description": dict(simulator.describe())}
         self._journal.append("started", row)
         return simulator
+
+    def _refuse_if_stopped(self) -> None:
+        if self.is_stopped:
+            raise WorkerStoppedError
 
     def _note_failure(self, what: str, error: SimulatorError, *, again: bool) -> None:
         logger.warning("Simulator %d failed during %s: %s", self.number, what, error)
@@ -147,7 +128,8 @@ class SimulatorWorker:
         self._journal.append("failed", row)
 
     def _discard(self) -> None:
-        simulator, self._simulator = self._simulator, None
+        with self._lock:
+            simulator, self._simulator = self._simulator, None
         if simulator is not None:
             simulator.close()
 
@@ -156,15 +138,19 @@ def work_through(
     workers: Sequence[SimulatorWorker],
     take_job: Callable[[], Job | None],
     do_job: Callable[[SimulatorWorker, Job], None],
+    *,
+    wake: Callable[[], None],
 ) -> None:
     """Let every worker take and do jobs until ``take_job`` gives None; ``take_job`` is serialized.
 
-    One worker works in the calling thread. The first error closes all workers and is raised again.
+    One worker works in the calling thread. The first error ends all: no job is begun after it,
+    ``wake`` is called (it must end what workers wait for beside their simulators), the simulators
+    are closed, and the error is raised again.
     """
     lock = threading.Lock()
 
     def work(worker: SimulatorWorker) -> None:
-        while True:
+        while not worker.is_stopped:
             with lock:
                 job = take_job()
             if job is None:
@@ -172,35 +158,27 @@ def work_through(
             do_job(worker, job)
 
     if len(workers) == 1:
-        work(workers[0])
+        with _ending_at_an_error(workers, wake):
+            work(workers[0])
         return
-    with ThreadPoolExecutor(len(workers), thread_name_prefix="simulator") as pool:
-        try:
-            futures = [pool.submit(work, worker) for worker in workers]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-        except BaseException:
-            for worker in workers:
-                worker.close()
-            raise
+    pool = ThreadPoolExecutor(len(workers), thread_name_prefix="simulator")
+    with pool, _ending_at_an_error(workers, wake):
+        futures = [pool.submit(work, worker) for worker in workers]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
 
 
-def _hopeless(failure: ApplianceError) -> ApplianceError:
-    """The error that ends an evaluation of which nothing could be done."""
-    first = f"Nothing worked on the first {HOPELESS_FAILURES} trials"
-    again = "Nothing of this is counted against the policy."
-    if isinstance(failure, UnplayableTrialError):
-        return EvaluationError(
-            f"{first}: they cannot be begun on this machine. {failure} {again} Pin other trials, or"
-            " leave eval.trials out to search for some."
-        )
-    if isinstance(failure, SimulatorError):
-        return SimulatorError(
-            f"{first}: the simulator failed twice on each, in fresh processes. {failure} {again}"
-            " Check memory, renderer and eval.call_timeout_s, then run the same command again."
-        )
-    return PolicyRaisedError(
-        f"{first}: the policy raised on each. {failure} {again} Check that it is a policy for this"
-        " robot and these cameras, then run the same command again."
-    )
+@contextlib.contextmanager
+def _ending_at_an_error(
+    workers: Sequence[SimulatorWorker], wake: Callable[[], None]
+) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for worker in workers:  # all are told before the first is closed, which may take seconds
+            worker.stop()
+        wake()
+        for worker in workers:
+            worker.close()
+        raise

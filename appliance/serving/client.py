@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,6 @@ from websockets.sync.client import ClientConnection, connect
 
 from appliance.errors import PolicyRaisedError, PolicyServerError
 from appliance.serving.messages import (
-    STATE_DIMS,
     ServerDescription,
     read_description,
     write_picture,
@@ -43,6 +43,7 @@ ANSWER_TIMEOUT_S = 600.0
 
 _FOREIGN_NOISE_DIMS = 32
 _RETRY_PAUSE_S = 0.25
+_FAREWELL_TIMEOUT_S = 2.0
 _LARGEST_JSON_INTEGER = 2**53 - 1  # RFC 8785, section 3.2.2.3
 
 
@@ -68,6 +69,8 @@ class RemotePolicy:
     ) -> None:
         """Connect, waiting up to ``connect_timeout_s`` for a server that is starting.
 
+        A query may take ``answer_timeout_s``, more than 0. Both are finite, 24 days at most.
+
         Raises PolicyServerError: no server there, or none of this protocol.
         """
         self.url = _check_url(url)
@@ -76,8 +79,8 @@ class RemotePolicy:
         self._max_message_bytes = max_message_bytes
         self._lock = threading.Lock()
         self._action_horizon = action_horizon
-        self._has_answered = False
         self._is_lost = False
+        self._closed = threading.Event()
         self._connection: ClientConnection | None = None
         self._closing = contextlib.ExitStack()
         self.reconnects = 0
@@ -115,8 +118,8 @@ class RemotePolicy:
     ) -> NDArray[Any]:
         """Absolute joint targets [B, H, 14] as the server gave them; values are not checked.
 
-        Raises PolicyRaisedError when the server answers a query with an error, though it has
-        answered others; otherwise PolicyServerError.
+        Raises PolicyRaisedError when the server answers a query with an error, be it the first:
+        whether it ever answers another one is for the caller to judge; otherwise PolicyServerError.
         """
         with self._lock:
             if self.description is not None:
@@ -136,9 +139,17 @@ class RemotePolicy:
             ) from error
 
     def close(self) -> None:
-        """Close the connection; safe to call twice, and from another thread."""
-        self._connection = None
-        self._closing.close()
+        """Close the connection for good; safe to call twice, and from another thread.
+
+        A query that another thread is waiting for fails at once with PolicyServerError.
+        """
+        self._closed.set()
+        connection = self._connection
+        if connection is not None and self._lock.locked():
+            # The server may be busy, or read nothing: a farewell would wait for it.
+            with contextlib.suppress(OSError):
+                connection.socket.shutdown(socket.SHUT_RDWR)
+        self._disconnect()
 
     def __enter__(self) -> RemotePolicy:
         return self
@@ -161,6 +172,7 @@ class RemotePolicy:
         try:
             return self._exchange(data)
         except PolicyServerLostError as error:
+            self._refuse_if_closed()
             logger.warning("%s Connecting again.", error)
             self._is_lost = False
             return self._exchange(data)
@@ -174,16 +186,8 @@ class RemotePolicy:
         return [answers[id(observation)] for observation in observations]
 
     def _ask_one(self, observation: Mapping[str, Any]) -> NDArray[Any]:
-        had_answered = self._has_answered
         actions = self._exchange(encode(_to_message(observation)))
         enough = actions.ndim == 2 and len(actions) >= self._action_horizon
-        if not had_answered and not (enough and actions.shape[1] == STATE_DIMS):
-            raise PolicyServerError(
-                f"{self.url}: the server's first answer has actions of shape"
-                f" {list(actions.shape)}, but {self._action_horizon} or more actions of"
-                f" {STATE_DIMS} numbers are wanted. Serve a policy for this robot, or set"
-                " eval.action_steps to what it gives."
-            )
         return actions[: self._action_horizon] if enough else actions
 
     def _exchange(self, data: bytes) -> NDArray[Any]:
@@ -210,6 +214,7 @@ class RemotePolicy:
 
     def _connected(self) -> ClientConnection:
         """The connection; a new one if the server closed the old one after an error."""
+        self._refuse_if_closed()
         if self._is_lost:
             raise PolicyServerLostError(f"{self.url}: the policy server was lost before.")
         if self._connection is None:
@@ -226,15 +231,26 @@ class RemotePolicy:
 
     def _drop(self, *, is_lost: bool) -> None:
         self._is_lost = is_lost
-        self.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._connection = None
+        self._closing.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise PolicyServerError(
+                f"{self.url}: the connection was closed on this side. Open another one to go on."
+            )
 
     def _read_answer(self, answer: str | bytes) -> NDArray[Any]:
         if isinstance(answer, str):
             self._drop(is_lost=False)
             logger.info("%s answered with an error:\n%s", self.url, answer)
             last_line = (answer.strip().splitlines() or [""])[-1][:500]
-            kind = PolicyRaisedError if self._has_answered else PolicyServerError
-            raise kind(f"{self.url}: the policy server answered with an error: {last_line}")
+            raise PolicyRaisedError(
+                f"{self.url}: the policy server answered with an error: {last_line}"
+            )
         try:
             message = decode(answer)
         except WireError as error:
@@ -247,7 +263,6 @@ class RemotePolicy:
                 f"{self.url}: an answer without an array of actions. It is no server of openpi's"
                 " protocol, or serves something that is not a policy."
             )
-        self._has_answered = True
         return actions
 
     def _open(self) -> Mapping[str, Any]:
@@ -264,7 +279,8 @@ class RemotePolicy:
                         f" {self._connect_timeout_s:g} s ({_reason(error)}). Start one with"
                         " `appliance serve`, or check the address."
                     ) from error
-                time.sleep(_RETRY_PAUSE_S)
+                self._closed.wait(_RETRY_PAUSE_S)
+                self._refuse_if_closed()
 
     def _connect(self, timeout_s: float) -> Mapping[str, Any]:
         with contextlib.ExitStack() as opening:
@@ -275,6 +291,7 @@ class RemotePolicy:
                         compression=None,
                         max_size=self._max_message_bytes,
                         open_timeout=timeout_s,
+                        close_timeout=_FAREWELL_TIMEOUT_S,
                         ping_interval=None,  # openpi's server answers no ping while it computes
                         proxy=None,
                     )
@@ -292,6 +309,9 @@ class RemotePolicy:
             except PolicyServerError as error:
                 raise PolicyServerError(f"{self.url}: {error}") from error
             self._connection, self._closing = connection, opening.pop_all()
+        if self._closed.is_set():
+            self._disconnect()
+        self._refuse_if_closed()
         assert isinstance(metadata, Mapping), "read_description refuses anything else"
         return dict(metadata)
 

@@ -3,7 +3,8 @@
 An array is a map with the byte keys ``__ndarray__``, ``data`` (C order), ``dtype`` (NumPy's type
 string) and ``shape``; a NumPy scalar one with ``__npgeneric__``, ``data``, ``dtype``. Nothing else
 is added to msgpack, so a message cannot hold code. What comes in is checked before an array is made
-of it: booleans, integers, floats and fixed-length text, of the size its shape says.
+of it: booleans, integers, floats and fixed-length text, of the size its shape says, so that no
+short message becomes a large value.
 
 Law: ``decode(encode(x)) == x`` for maps with text keys of such values (tuples come back as lists).
 """
@@ -23,10 +24,15 @@ from appliance.errors import PolicyServerError
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Default bound of one message: a hundred observations with three pictures of 224 x 224."""
 
-_PLAIN_KINDS = "biufSU"
+_SCALAR_TYPES = {"b": bool, "i": int, "u": int, "f": float, "S": bytes, "U": str}
+"""What a NumPy scalar of each kind is sent as (``item()``)."""
+
+_PLAIN_KINDS = "".join(_SCALAR_TYPES)
 _DTYPE = re.compile(rf"[<>|=]?[{_PLAIN_KINDS}][0-9]{{1,6}}")
 _MAX_DIMS = 32
 _MAX_SIDE = 2**31 - 1
+_MOST_WITHOUT_BYTES = 2**16
+"""Sides of an array that holds no bytes, multiplied (0 as 1): they become that many objects."""
 
 
 class WireError(PolicyServerError):
@@ -87,6 +93,8 @@ def _read_array(value: dict[Any, Any]) -> NDArray[Any]:
         raise WireError(
             f"An array of type {dtype.str} and shape {shape!r:.100} holds {len(data)} bytes."
         )
+    if not data and math.prod(max(side, 1) for side in shape) > _MOST_WITHOUT_BYTES:
+        raise WireError(f"An array of shape {shape!r:.100} is too large to hold no bytes.")
     try:
         return np.ndarray(buffer=data, dtype=dtype, shape=tuple(shape))
     except ValueError as error:
@@ -105,9 +113,20 @@ def _is_shape(value: object) -> TypeGuard[list[int]]:
 def _read_scalar(value: dict[Any, Any]) -> Any:
     dtype, data = _read_dtype(value), value.get(b"data")
     try:
-        return dtype.type(data)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise WireError(f"A number of type {dtype.str} holds {data!r:.100}.") from error
+        # NumPy makes zeros of a length, an array of a list and a number of a text.
+        if type(data) is _SCALAR_TYPES[dtype.kind] and _size_bytes(data) <= dtype.itemsize:
+            return dtype.type(data)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    shown = repr(data) if isinstance(data, bool | int | float) else f"a {type(data).__name__}"
+    raise WireError(f"A value of type {dtype.str} cannot be {shown}.")
+
+
+def _size_bytes(data: object) -> int:
+    """What a text of a fixed-length type takes; 0 for a number, whose type bounds it."""
+    if isinstance(data, str):
+        return len(data) * np.dtype("U1").itemsize
+    return len(data) if isinstance(data, bytes) else 0
 
 
 def _read_dtype(value: dict[Any, Any]) -> np.dtype[Any]:

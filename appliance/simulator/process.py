@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -66,9 +67,10 @@ class Child(Protocol):
 class SimulatorClient(abc.ABC, Generic[Spec]):
     """One simulator in a child process; use it as a context manager or call start and close.
 
-    Not thread-safe: one call at a time. ``call_timeout_s`` bounds each call; a call that runs
-    over it ends the child. ``start_timeout_s`` bounds its start, by default as the backend needs.
-    The child's output goes to ``log_path`` (a temporary file by default).
+    One call at a time; ``close`` alone may come from another thread, and is for good.
+    ``call_timeout_s`` bounds each call; a call that runs over it ends the child.
+    ``start_timeout_s`` bounds its start, by default as the backend needs. The child's output
+    goes to ``log_path`` (a temporary file by default).
     """
 
     default_start_timeout_s: ClassVar[float] = START_TIMEOUT_S
@@ -86,6 +88,8 @@ class SimulatorClient(abc.ABC, Generic[Spec]):
         self._start_timeout_s = (
             self.default_start_timeout_s if start_timeout_s is None else start_timeout_s
         )
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._log_path = log_path
         self._own_log: Path | None = None
         self._child: Child | None = None
@@ -115,15 +119,16 @@ class SimulatorClient(abc.ABC, Generic[Spec]):
         return self._child.pid if self._child is not None else None
 
     def start(self) -> None:
-        """Start the child and wait until it can render; a closed one can be started again.
-
-        Raises SimulatorError, StorageError.
-        """
+        """Start the child and wait until it can render. Raises SimulatorError, StorageError."""
         if self._child is not None:
             return
+        self._refuse_if_closed()
         log_path = self._open_log()
-        self._child, self._connection = self._launch(log_path)
+        child, connection = self._launch(log_path)
+        with self._lock:
+            self._child, self._connection = child, connection
         try:
+            self._refuse_if_closed()
             self._description = self._receive("start", self._start_timeout_s)
         except SimulatorError:
             self._end(_CLOSE_TIMEOUT_S)
@@ -131,7 +136,12 @@ class SimulatorClient(abc.ABC, Generic[Spec]):
         logger.info("simulator for %s started, log %s", self._spec.task, log_path)
 
     def close(self) -> None:
-        """End the child. Safe to call twice; a temporary log goes with it unless it failed."""
+        """End the child, also one that is being started; safe to call twice.
+
+        A temporary log goes with it unless it failed.
+        """
+        with self._lock:
+            self._is_closed = True
         self._end(_CLOSE_TIMEOUT_S)
         if self._own_log is not None:
             self._own_log.unlink(missing_ok=True)
@@ -177,12 +187,15 @@ class SimulatorClient(abc.ABC, Generic[Spec]):
         """A digest of every pose and joint value of the present trial."""
         return cast(str, self._call("digest_physics"))
 
+    def _refuse_if_closed(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                raise SimulatorError("the simulator was closed. Make another one to go on.")
+
     def _call(self, name: str, *arguments: object) -> Any:
         """Ask the child and wait for its answer."""
-        if self._connection is None:
-            raise SimulatorError("the simulator is not running. Call start first.")
         try:
-            self._write(self._connection, name, arguments)
+            self._write(self._running(), name, arguments)
         except OSError:
             raise self._death(name) from None
         return self._receive(name, self._call_timeout_s)
@@ -192,7 +205,7 @@ class SimulatorClient(abc.ABC, Generic[Spec]):
 
         Whatever interrupts the waiting ends the child: its answer would be taken for another's.
         """
-        connection = cast(Connection, self._connection)
+        connection = self._running()
         try:
             answered = connection.poll(timeout_s)
             answer = self._read(connection) if answered else None
@@ -216,6 +229,12 @@ class SimulatorClient(abc.ABC, Generic[Spec]):
             )
         return answer
 
+    def _running(self) -> Connection:
+        connection = self._connection
+        if connection is None:
+            raise SimulatorError("the simulator is not running. Call start first.")
+        return connection
+
     def _death(self, name: str) -> SimulatorLostError:
         """The error for a child that is gone."""
         code = self._end(_CLOSE_TIMEOUT_S)
@@ -227,8 +246,9 @@ class SimulatorClient(abc.ABC, Generic[Spec]):
 
     def _end(self, patience_s: float) -> int | None:
         """End the child, by force after ``patience_s``, and return its exit code."""
-        child, self._child = self._child, None
-        connection, self._connection = self._connection, None
+        with self._lock:
+            child, self._child = self._child, None
+            connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(OSError):
                 connection.close()

@@ -39,12 +39,15 @@ class FakeSimulator:
         self._seed = -1
         self._steps = 0
         self._solved = False
+        self._is_running = False
 
     def start(self) -> None:
+        self._is_running = True
         self._world.started += 1
 
     def close(self) -> None:
-        self._world.closed += 1
+        self._world.closed += self._is_running
+        self._is_running = False
 
     def describe(self) -> Mapping[str, Any]:
         return {"runtime": "in memory"}

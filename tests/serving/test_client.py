@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from appliance.cli.options import LONGEST_TIMEOUT_S
 from appliance.digest import canonical_json
 from appliance.errors import PolicyRaisedError, PolicyServerError
 from appliance.serving.client import PolicyServerLostError, RemotePolicy
@@ -168,19 +169,13 @@ def test_a_server_of_another_protocol_is_a_clear_error(metadata: Any, text: str)
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        ({"actions": np.zeros((HORIZON - 1, 14))}, r"shape \[4, 14\], but 5 or more actions"),
-        ({"actions": np.zeros((HORIZON, 7))}, "set eval.action_steps"),
-        ({"actions": np.zeros(14)}, r"shape \[14\]"),
         ({"actions": [1.0]}, "without an array of actions"),
         ({"action": np.zeros((HORIZON, 14))}, "without an array of actions"),
         ([1], "without an array of actions"),
         (b"\xc1", "not msgpack"),
-        ("Traceback ...\nKeyError: 'state'", "answered with an error: KeyError: 'state'"),
     ],
 )
-def test_a_server_whose_first_answer_is_unusable_ends_it_with_a_clear_error(
-    answer: Any, text: str
-) -> None:
+def test_an_answer_without_actions_is_the_end_with_a_clear_error(answer: Any, text: str) -> None:
     with (
         foreign_server(lambda message: answer) as url,
         open_policy(url) as remote,
@@ -205,20 +200,27 @@ def in_turn(*answers: Any) -> Callable[[Any], Any]:
 GOOD = {"actions": np.ones((HORIZON, 14))}
 
 
-def test_a_later_answer_of_another_shape_is_the_episodes_affair() -> None:
-    answers = in_turn(GOOD, {"actions": np.zeros((2, 14))})
+@pytest.mark.parametrize("shape", [(2, 14), (HORIZON, 7), (14,)])
+@pytest.mark.parametrize("before", [(), (GOOD,)], ids=["first", "later"])
+def test_an_answer_of_another_shape_is_the_episodes_affair(
+    before: tuple[Any, ...], shape: tuple[int, ...]
+) -> None:
+    answers = in_turn(*before, {"actions": np.zeros(shape)})
     with foreign_server(answers) as url, open_policy(url) as remote:
-        remote.infer([make_observation()], make_noise(1))
-        assert remote.infer([make_observation()], make_noise(1)).shape == (1, 2, 14)
+        for _ in before:
+            remote.infer([make_observation()], make_noise(1))
+        assert remote.infer([make_observation()], make_noise(1)).shape == (1, *shape)
 
 
-def test_a_later_error_of_the_server_is_the_episodes_affair_and_the_next_query_is_answered() -> (
-    None
-):
-    answers = in_turn(GOOD, "ValueError: prompt too long", GOOD)
+@pytest.mark.parametrize("before", [(), (GOOD,)], ids=["first", "later"])
+def test_an_error_of_the_server_is_the_episodes_affair_and_the_next_query_is_answered(
+    before: tuple[Any, ...],
+) -> None:
+    answers = in_turn(*before, "Traceback ...\nValueError: prompt too long", GOOD)
     with foreign_server(answers) as url, open_policy(url) as remote:
-        remote.infer([make_observation()], make_noise(1))
-        with pytest.raises(PolicyRaisedError, match="prompt too long"):
+        for _ in before:
+            remote.infer([make_observation()], make_noise(1))
+        with pytest.raises(PolicyRaisedError, match="with an error: ValueError: prompt too long"):
             remote.infer([make_observation()], make_noise(1))
         assert remote.infer([make_observation()], make_noise(1)).shape == (1, HORIZON, 14)
         assert remote.reconnects == 1
@@ -287,6 +289,67 @@ def test_a_server_that_hangs_is_given_up_in_time() -> None:
             go_on.set()
         assert time.monotonic() - began_s < 45
         remote.close()
+
+
+def test_closing_wakes_who_waits_for_an_answer_and_the_query_is_not_sent_again() -> None:
+    policy, asked, go_on = LinearPolicy(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        asked.set()
+        go_on.wait(60)
+
+    policy.before_call = hang
+    raised: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            remote.infer([make_observation()], make_noise(1))
+        except PolicyServerError as error:
+            raised.append(error)
+
+    with running_server(policy) as url:
+        remote = open_policy(url, answer_timeout_s=60)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            assert asked.wait(30)
+            remote.close()
+            asking.join(30)
+            assert not asking.is_alive()
+        finally:
+            go_on.set()
+    assert "closed on this side" in str(raised[0])
+    assert (remote.reconnects, len(policy.calls)) == (0, 1)
+
+
+def test_closing_ends_the_search_for_a_server_that_is_gone() -> None:
+    with running_server() as url:
+        remote = open_policy(url, connect_timeout_s=60)
+    closing = threading.Timer(1, remote.close)
+    closing.start()
+    began_s = time.monotonic()
+    with pytest.raises(PolicyServerError, match="closed on this side"):
+        remote.infer([make_observation()], make_noise(1))
+    assert time.monotonic() - began_s < 45
+    closing.join()
+
+
+def test_a_closed_remote_policy_stays_closed() -> None:
+    with running_server() as url:
+        remote = open_policy(url)
+        remote.close()
+        remote.close()
+        with pytest.raises(PolicyServerError, match=r"closed on this side.*Open another"):
+            remote.infer([make_observation()], make_noise(1))
+
+
+def test_the_longest_time_that_can_be_asked_for_is_one_that_can_be_waited() -> None:
+    longest_s = float(LONGEST_TIMEOUT_S)
+    with (
+        running_server() as url,
+        open_policy(url, connect_timeout_s=longest_s, answer_timeout_s=longest_s) as remote,
+    ):
+        assert remote.infer([make_observation()], make_noise(1)).shape == (1, HORIZON, 14)
 
 
 def test_a_query_over_the_bound_is_refused_before_it_is_sent() -> None:

@@ -126,6 +126,18 @@ def test_a_taken_port_is_a_clear_error(appliance: Appliance, checkpoint: Path) -
         (["evaluate", "-o", "out", "--server", "ws://x"], 2, "name the MANIFEST"),
         (["evaluate", "--server", "ws://x"], 2, "--output"),
         (["evaluate", "none.yaml", "-o", "out", "--server", "ws://x"], 10, "none.yaml"),
+        *(
+            (
+                ["evaluate", "none.yaml", "-o", "out", "--connect-timeout", value],
+                2,
+                "Use 0 to 21474",
+            )
+            for value in ("inf", "nan", "-1", "1e10")
+        ),
+        *(
+            (["evaluate", "none.yaml", "-o", "out", "--answer-timeout", value], 2, "more than 0")
+            for value in ("inf", "nan", "-1", "1e10", "0")
+        ),
     ],
 )
 def test_a_wrong_command_line_is_a_clear_error(

@@ -13,7 +13,7 @@ import pytest
 from appliance.errors import PolicyServerError
 from appliance.serving.client import RemotePolicy
 from appliance.serving.messages import ServerDescription
-from tests.evaluation.fakes import HORIZON, NoisePolicy, read_content, run_evaluation
+from tests.evaluation.fakes import HORIZON, NoisePolicy, World, read_content, run_evaluation
 from tests.serving.fakes import foreign_server, running_server
 
 DESCRIPTION = ServerDescription(
@@ -86,6 +86,55 @@ def test_an_unusable_answer_of_a_server_ends_its_episode_and_no_other(
     rows = read_rows(tmp_path)
     assert [row["failure_class"] for row in rows].count(failure_class) == 1
     assert [row["outcome"] for row in rows].count("success") == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Traceback ...\nKeyError: 'cam_low'",
+        {"actions": np.ones((50, 7))},
+        {"actions": np.ones((2, 14))},
+    ],
+)
+def test_a_server_that_never_gives_usable_actions_ends_the_evaluation_with_nothing_recorded(
+    tmp_path: Path, value: Any
+) -> None:
+    with (
+        foreign_server(lambda message: value) as url,
+        open_policy(url) as remote,
+        pytest.raises(PolicyServerError, match=r"first 3 trials.*for this robot") as raised,
+    ):
+        run_evaluation(tmp_path, policy=remote)
+    assert raised.value.exit_code == 19
+    assert '"kind": "episode"' not in (tmp_path / "observed" / "journal.jsonl").read_text()
+
+
+class PickyPolicy(NoisePolicy):
+    """Raises on the second trial alone."""
+
+    def infer(self, observations: Any, noise: np.ndarray) -> np.ndarray:
+        if int(observations[0]["state"][0]) == 1:
+            raise ValueError("bad picture")
+        return super().infer(observations, noise)
+
+
+def test_an_interrupted_evaluation_goes_on_though_the_servers_first_answer_is_then_an_error(
+    tmp_path: Path,
+) -> None:
+    def interrupt(name: str, seed: int) -> None:
+        if (name, seed) == ("reset", 100001):
+            raise KeyboardInterrupt
+
+    with running_server(PickyPolicy(), description=DESCRIPTION) as url:
+        with open_policy(url) as remote:
+            run_evaluation(tmp_path / "calm", policy=remote)
+        folder = tmp_path / "interrupted"
+        with open_policy(url) as remote, pytest.raises(KeyboardInterrupt):
+            run_evaluation(folder, policy=remote, world=World(before_call=interrupt))
+        with open_policy(url) as remote:
+            run_evaluation(folder, policy=remote)
+    assert [row["failure_class"] for row in read_rows(folder)] == [None, "policy", None, None]
+    assert read_content(folder) == read_content(tmp_path / "calm")
 
 
 def test_a_server_that_is_gone_ends_the_evaluation_and_nothing_finished_is_lost(

@@ -128,14 +128,51 @@ def array_map(**changes: Any) -> bytes:
         array_map(dtype=4),
         array_map(dtype=...),
         array_map(dtype="<U0", shape=[2**62, 2**62], data=b""),
-        array_map(__ndarray__=..., __npgeneric__=True, dtype="<i4", data="many"),
-        array_map(__ndarray__=..., __npgeneric__=True, dtype="<i1", data=1000),
-        array_map(__ndarray__=..., __npgeneric__=True, dtype="|O", data=1),
+        array_map(dtype="|S0", shape=[2**31 - 1], data=b""),
+        array_map(shape=[2**31 - 1, 0], data=b""),
+        array_map(shape=[2**10, 2**10, 0], data=b""),
     ],
 )
 def test_hostile_bytes_are_refused_with_a_clear_error(data: bytes) -> None:
     with pytest.raises(WireError):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data"),
+    [
+        ("|S4", 10**9),  # NumPy's own answer is that many zeros
+        ("|S4", 3),
+        ("|S4", "text"),
+        ("|S4", b"12345"),
+        ("|S4", [1, 2]),
+        ("<U4", 10**9),
+        ("<U4", b"text"),
+        ("<U4", "12345"),
+        ("<f4", [1, 2, 3]),
+        ("<f4", "1.5"),
+        ("<f4", 1),
+        ("<f4", None),
+        ("<i4", "many"),
+        ("<i4", 1.0),
+        ("<i4", True),
+        ("<i1", 1000),
+        ("<u1", -1),
+        ("|b1", 1),
+        ("|b1", "yes"),
+        ("|O", 1),
+        ("<f4", ...),
+    ],
+)
+def test_a_scalar_of_another_type_or_length_is_refused(dtype: str, data: Any) -> None:
+    with pytest.raises(WireError, match=r"is not taken|cannot be"):
+        decode(array_map(__ndarray__=..., __npgeneric__=True, shape=..., dtype=dtype, data=data))
+
+
+@pytest.mark.parametrize(("dtype", "data"), [("|S4", b"ab"), ("<U4", "1234"), ("|b1", False)])
+def test_a_scalar_of_its_type_and_length_is_taken(dtype: str, data: Any) -> None:
+    message = array_map(__ndarray__=..., __npgeneric__=True, shape=..., dtype=dtype, data=data)
+    assert decode(message)["x"] == data
 
 
 @given(st.binary(max_size=200))
