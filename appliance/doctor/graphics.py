@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from appliance.doctor.check import Finding, good, missing, note
+from appliance.engine.gpus import GpuMissingError, read_gpus
 from appliance.errors import ApplianceError
 from appliance.simulator.frame import render_frame
 from appliance.simulator.renderer import DRIVER_VARIABLES, FETCH_COMMAND, private_drivers
@@ -22,7 +23,7 @@ ICD_FOLDERS = tuple(
 EGL_FOLDERS = (Path("/etc/glvnd/egl_vendor.d"), Path("/usr/share/glvnd/egl_vendor.d"))
 GPU_LIBRARIES = "apt-get install libvulkan1 libegl1 libglvnd0 libxext6, and the host's libnvidia-gl"
 
-_SMI_TIMEOUT_S = 30
+_LDCONFIG_TIMEOUT_S = 30
 
 
 def look_at_vulkan_loader() -> Finding:
@@ -86,31 +87,11 @@ def look_at_frame() -> Finding:
 
 def look_at_gpu() -> Finding:
     """The NVIDIA driver and the GPUs it shows."""
-    version_file = Path("/proc/driver/nvidia/version")
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        if version_file.exists():
-            return missing(
-                "a driver without nvidia-smi",
-                "give the container the utility capability (NVIDIA_DRIVER_CAPABILITIES=all)",
-            )
-        return missing("no NVIDIA driver", "install one, or train and evaluate on the CPU")
-    fields = "--query-gpu=name,driver_version,memory.total"
     try:
-        done = subprocess.run(
-            [command, fields, "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SMI_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return missing("nvidia-smi hangs", "restart the driver, or the machine")
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    if done.returncode != 0 or not lines:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no GPU"]
-        return missing(f"nvidia-smi: {said[0][:150]}", "see that driver and kernel module agree")
-    return good("; ".join(lines))
+        gpus = read_gpus()
+    except GpuMissingError as error:
+        return missing(error.found, error.fix)
+    return good("; ".join(f"{gpu.name}, driver {gpu.driver}, {gpu.memory}" for gpu in gpus))
 
 
 def look_at_gpu_graphics() -> Finding:
@@ -167,6 +148,6 @@ def _is_findable(name: str) -> bool:
         capture_output=True,
         text=True,
         check=False,
-        timeout=_SMI_TIMEOUT_S,
+        timeout=_LDCONFIG_TIMEOUT_S,
     )
     return any(line.split()[:1] == [name] for line in done.stdout.splitlines())

@@ -14,7 +14,7 @@ from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.norm_stats.files import find_norm_stats
 from appliance.policy.tokenizer import check_tokenizer_digest
-from appliance.stages.environment import IMAGE, Environment, OwnEnvironment
+from appliance.stages.environment import IMAGE, Environment, OwnEnvironment, describe_gpus
 from appliance.stages.pins import (
     check_fingerprint,
     check_weights_form,
@@ -28,9 +28,11 @@ from appliance.stages.registry import stages_for
 def resolve_lock(manifest: Manifest, environment: Environment | None = None) -> Lock:
     """Resolve ``manifest`` for ``environment``; None is this very installation.
 
-    Raises DatasetError when the dataset is not the pinned one.
+    Raises DatasetError when the dataset is not the pinned one, GpuMissingError when the GPUs asked
+    for cannot be had: a result belongs to their model.
     """
     environment = environment or OwnEnvironment()
+    gpus = describe_gpus(manifest.runtime.gpus)
     root = dataset_root(manifest)
     info = read_info(root)
     columns = read_columns(root)
@@ -60,6 +62,7 @@ def resolve_lock(manifest: Manifest, environment: Environment | None = None) -> 
         },
         platform={
             **environment.platform,
+            **gpus,
             **({} if environment.image is None else {IMAGE: environment.image}),
         },
         sources=environment.source_digests({room for stage in stages for room in stage.rooms}),

@@ -14,6 +14,7 @@ from appliance.doctor.check import Check, Finding, Purpose, Result, Status, good
 from appliance.doctor.examine import examine, list_checks
 from appliance.errors import SimulatorError
 from appliance.simulator import frame
+from tests.stand_in_gpus import H100, list_gpus, put_on_path, write_nvidia_smi
 
 
 def test_a_check_that_fails_itself_is_a_finding_and_not_the_end() -> None:
@@ -152,31 +153,22 @@ def test_driver_files_that_name_nothing_are_found_out(
         assert (finding.status, text in finding.found) == (status, True), finding
 
 
-def write_program(folder: Path, text: str) -> None:
-    path = folder / "nvidia-smi"
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-
-
 @pytest.mark.parametrize(
     ("program", "status", "text"),
     [
-        ("echo 'NVIDIA H100, 570.86.15, 81559 MiB'", Status.OK, "H100, 570.86.15"),
+        (list_gpus(H100), Status.OK, f"{H100}, driver 570.86.15, 81559 MiB"),
         ("echo 'Driver/library version mismatch'; exit 18", Status.MISSING, "version mismatch"),
-        ("exit 0", Status.MISSING, "no GPU"),
-        ("sleep 20", Status.MISSING, "hangs"),
     ],
 )
-def test_what_nvidia_smi_says_is_understood(
+def test_what_nvidia_smi_says_is_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, status: Status, text: str
 ) -> None:
-    write_program(tmp_path, program)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    if "sleep" in program:
-        monkeypatch.setattr(graphics, "_SMI_TIMEOUT_S", 1)
+    write_nvidia_smi(tmp_path, program)
+    put_on_path(tmp_path, monkeypatch)
     finding = graphics.look_at_gpu()
     assert finding.status is status
     assert text in finding.found
+    assert (finding.fix is None) == (status is Status.OK)
 
 
 def test_an_engine_that_does_not_answer_is_missing_with_the_fix(

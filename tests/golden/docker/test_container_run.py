@@ -18,6 +18,7 @@ from appliance.stages.images import read_inventory
 from tests.conftest import GOLDEN, ROOT
 from tests.golden.docker.conftest import IMAGE, Containers
 from tests.golden.workflow import copy_checkout, missing_artifacts, read_steps, run_steps
+from tests.stand_in_gpus import H100, list_gpus, put_on_path, write_nvidia_smi
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 WriteManifest = Callable[..., Path]
@@ -169,8 +170,14 @@ def test_ctrl_c_stops_the_container_and_says_how_to_go_on(containers: Containers
 
 
 def test_gpus_without_nvidias_toolkit_are_a_clear_error(
-    containers: Containers, write_manifest: WriteManifest
+    containers: Containers,
+    write_manifest: WriteManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A driver is there (a program stands in for it), and the engine cannot hand out its GPU."""
+    write_nvidia_smi(tmp_path / "bin", list_gpus(H100))
+    put_on_path(tmp_path / "bin", monkeypatch)
     manifest = write_manifest(("engine: host", f"engine: docker\n  gpus: 1\n  image: {IMAGE}"))
     done = containers.run(manifest, "gpus")
     assert done.returncode == 31, done.stderr
