@@ -3,13 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 VENV := .venv
 BIN := $(VENV)/bin
+UV := $(VENV)/tools/bin/uv
 LOCK := docker/requirements/dev.txt
 STAMP := $(VENV)/.ready-$(shell sha256sum $(LOCK) pyproject.toml Makefile 2>/dev/null | sha256sum | cut -c1-12)
 GOLDEN := manifests/golden/touch_block.yaml
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types arch bench expert-replay learnability image-twice check clean
+.PHONY: help setup run test lint types arch bench expert-replay learnability image-twice check check-requirements clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -57,6 +58,14 @@ image-twice: setup ## Build the cpu image twice from these sources and compare e
 	@$(BIN)/appliance image compare plan-star-appliance:first plan-star-appliance:second
 
 check: lint types arch test ## Everything CI checks
+
+$(UV): docker/requirements/build.txt
+	@$(PYTHON) -m venv $(VENV)/tools
+	@$(VENV)/tools/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+check-requirements: $(UV) ## Ask the package index whether every locked set can still be had (minutes)
+	@PATH="$(CURDIR)/$(dir $(UV)):$$PATH" docker/requirements/check.sh
 
 clean: ## Remove the environment and tool caches; runs/ is kept
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -26,7 +26,7 @@ def doctor(
         typer.Option(
             "--for",
             help="What the machine is to do: verify bundles, run on the host, run in containers,"
-            " use a GPU. What it needs and lacks ends the command with 31.",
+            " use GPUs (in containers). What it needs and lacks ends the command with 31.",
         ),
     ] = Purpose.RUN,
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Where runs are written.")] = Path(

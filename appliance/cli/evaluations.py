@@ -24,7 +24,12 @@ from appliance.files import read_json, storage_errors, write_json
 from appliance.manifest.model import Manifest
 from appliance.policy.presets import PRESETS, TrainConfig
 from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
-from appliance.stages.environment import describe_host, describe_platform, source_digests
+from appliance.stages.environment import (
+    describe_gpus_at_hand,
+    describe_host,
+    describe_platform,
+    source_digests,
+)
 from appliance.stages.evaluate import STAGE, make_request
 from appliance.stages.manifest import read_manifest
 from appliance.stages.pins import named_files, places_for_stages
@@ -209,10 +214,11 @@ def _simulator_for(manifest: Manifest, remote: RemotePolicy) -> ChosenSimulator:
 def _describe_environment(manifest: Manifest, asked: _Asked) -> dict[str, Any]:
     from appliance.stages.environment import package_versions
 
+    gpus = manifest.runtime.gpus
     return {
         "policy_source": asked.source,
-        "platform": describe_platform(),
-        "host": describe_host(),
+        "platform": {**describe_platform(), **describe_gpus_at_hand(gpus)},
+        "host": describe_host(gpus),
         "packages": package_versions((*STAGE.packages, "websockets", "msgpack")),
         "source": source_digests((*STAGE.rooms, "serving")),
         "runtime": manifest.as_dict()["runtime"],

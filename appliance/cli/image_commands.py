@@ -30,7 +30,11 @@ def build_command(
         str | None, typer.Option(help="Default: plan-star-appliance:<variant>.")
     ] = None,
     base_image: Annotated[
-        str | None, typer.Option(help="Debian 12 or newer. Default: the Dockerfile's, by digest.")
+        str | None,
+        typer.Option(
+            help="Debian 12, or a newer one that has Python 3.11. Default: the Dockerfile's, by"
+            " digest."
+        ),
     ] = None,
     build_arg: Annotated[
         list[str] | None,

@@ -10,7 +10,10 @@ from typing import Any
 
 
 class Purpose(StrEnum):
-    """What the machine is to do; each needs what the one before needs, ``gpu`` needs no Docker."""
+    """What the machine is to do: ``run`` on the host, ``docker`` in containers, ``gpu`` too.
+
+    GPUs are handed out by the container engine only, so that ``gpu`` needs all of ``docker``.
+    """
 
     VERIFY = "verify"
     RUN = "run"
@@ -23,7 +26,7 @@ NEEDS: Mapping[Purpose, frozenset[Purpose]] = MappingProxyType(
         Purpose.VERIFY: frozenset({Purpose.VERIFY}),
         Purpose.RUN: frozenset({Purpose.VERIFY, Purpose.RUN}),
         Purpose.DOCKER: frozenset({Purpose.VERIFY, Purpose.DOCKER}),
-        Purpose.GPU: frozenset({Purpose.VERIFY, Purpose.RUN, Purpose.GPU}),
+        Purpose.GPU: frozenset({Purpose.VERIFY, Purpose.DOCKER, Purpose.GPU}),
     }
 )
 """The purposes whose checks a purpose requires."""

@@ -1,23 +1,29 @@
-"""Checks of the container engine and its way to a GPU."""
+"""Checks of the container engine, of room for its images, and of its way to a GPU."""
 
 from __future__ import annotations
 
 import importlib.util
+import shutil
+from typing import TYPE_CHECKING
 
 from appliance.doctor.check import Finding, good, missing, note
 from appliance.errors import ApplianceError
 
+if TYPE_CHECKING:
+    from appliance.engine.probe import EngineFacts
+
+GIB = 2**30
+BUILD_DISK_BYTES = 25 * GIB
+GPU_HOOK = "nvidia-container-runtime-hook"  # with it dockerd hands out GPUs without a runtime
 GPU_RUNTIME_FIX = "install nvidia-container-toolkit and run `nvidia-ctk runtime configure`"
 
 
 def look_at_engine() -> Finding:
     """Whether the daemon answers."""
-    if importlib.util.find_spec("docker") is None:
-        return missing("the Docker SDK is not installed", "install the extra `run`")
-    from appliance.engine.probe import probe_engine
-
     try:
-        facts = probe_engine()
+        facts = _probe()
+    except ImportError:
+        return missing("the Docker SDK is not installed", "install the extra `run`")
     except ApplianceError as error:
         return missing(
             str(error).split(" Start it", 1)[0],
@@ -26,16 +32,41 @@ def look_at_engine() -> Finding:
     return good(f"Docker {facts.version}, {facts.storage_driver}")
 
 
+def look_at_image_disk() -> Finding:
+    """Room for building an image where the daemon keeps images: 9.4 GB, and what building takes."""
+    try:
+        facts = _probe()
+    except (ImportError, ApplianceError):
+        return note("unknown: no container engine answers")
+    if not facts.root_dir.is_dir():
+        return note(f"unknown: the engine's {facts.root_dir} cannot be seen from here")
+    free = shutil.disk_usage(facts.root_dir).free
+    found = f"{free / GIB:.1f} GiB free at {facts.root_dir}"
+    if free >= BUILD_DISK_BYTES:
+        return good(found)
+    fix = f"free {BUILD_DISK_BYTES // GIB} GiB there, or give the engine another data-root"
+    if facts.images:
+        return note(f"{found}; {', '.join(facts.images)} is there, another needs more", fix)
+    return missing(f"{found}, too little to build an image", fix)
+
+
 def look_at_gpu_runtime() -> Finding:
     """Whether containers can be given a GPU."""
-    if importlib.util.find_spec("docker") is None:
-        return note("unknown without the Docker SDK")
-    from appliance.engine.probe import probe_engine
-
     try:
-        facts = probe_engine()
-    except ApplianceError:
+        facts = _probe()
+    except (ImportError, ApplianceError):
         return note("unknown: no container engine answers")
     if facts.has_gpu_runtime:
         return good(f"runtimes: {', '.join(facts.runtimes)}")
-    return note("the engine has no GPU runtime; needed for runtime.gpus only", GPU_RUNTIME_FIX)
+    if shutil.which(GPU_HOOK) is not None:
+        return good(GPU_HOOK)
+    return missing("the engine has no GPU runtime; needed for runtime.gpus only", GPU_RUNTIME_FIX)
+
+
+def _probe() -> EngineFacts:
+    """What the daemon is. Raises ImportError without the SDK, ApplianceError without an answer."""
+    if importlib.util.find_spec("docker") is None:
+        raise ImportError("docker")
+    from appliance.engine.probe import probe_engine
+
+    return probe_engine()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from appliance.doctor import containers, graphics, machine
-from appliance.doctor.check import NEEDS, Check, Finding, Purpose, Result, missing
+from appliance.doctor import containers, gpus, graphics, machine
+from appliance.doctor.check import NEEDS, Check, Finding, Purpose, Result, Status, missing
 from appliance.errors import ApplianceError
 
 DEFECT_FIX = "look at the message; the check itself failed"
@@ -31,10 +31,12 @@ def list_checks(*, run_dir: Path, key_dir: Path | None) -> tuple[Check, ...]:
         check("libXext", graphics.look_at_libxext),
         check("egl", graphics.look_at_egl),
         check("one frame", graphics.look_at_frame, Purpose.RUN),
-        check("gpu driver", graphics.look_at_gpu, Purpose.GPU),
-        check("gpu graphics", graphics.look_at_gpu_graphics, Purpose.GPU),
+        check("gpu driver", gpus.look_at_driver, Purpose.GPU),
+        check("gpu graphics", gpus.look_at_graphics, Purpose.GPU),
+        check("jax on gpu", gpus.look_at_jax_plugin),
         check("container engine", containers.look_at_engine, Purpose.DOCKER),
-        check("gpu runtime", containers.look_at_gpu_runtime),
+        check("image disk", containers.look_at_image_disk, Purpose.DOCKER),
+        check("gpu runtime", containers.look_at_gpu_runtime, Purpose.GPU),
     )
 
 
@@ -43,7 +45,9 @@ def examine(checks: tuple[Check, ...], purpose: Purpose) -> Iterator[Result]:
     for check in checks:
         try:
             finding = check.look()
-        except (ApplianceError, OSError, ValueError, ImportError) as error:
+        except ApplianceError as error:  # its text ends with what to do
+            finding = Finding(status=Status.MISSING, found=" ".join(str(error).split()))
+        except (OSError, ValueError, ImportError) as error:
             text = str(error).split("\n", 1)[0] or type(error).__name__
             finding = missing(text, DEFECT_FIX)
         yield Result(

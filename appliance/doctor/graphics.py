@@ -8,21 +8,28 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.doctor.check import Finding, good, missing, note
-from appliance.errors import ApplianceError
+from appliance.errors import SimulatorError
 from appliance.simulator.frame import render_frame
-from appliance.simulator.renderer import DRIVER_VARIABLES, FETCH_COMMAND, private_drivers
+from appliance.simulator.renderer import (
+    DRIVER_VARIABLES,
+    RendererHungError,
+    advise_renderer,
+    naming_variable,
+    private_drivers,
+)
 
 ICD_FOLDERS = tuple(
     Path(folder, "vulkan", "icd.d") for folder in ("/etc", "/usr/share", "/usr/local/share")
 )
 EGL_FOLDERS = (Path("/etc/glvnd/egl_vendor.d"), Path("/usr/share/glvnd/egl_vendor.d"))
-GPU_LIBRARIES = "apt-get install libvulkan1 libegl1 libglvnd0 libxext6, and the host's libnvidia-gl"
+HUNG_FIX = f"update that driver, or name another one's ICD file in {DRIVER_VARIABLES[0]}"
+SOFTWARE_FIX = "see the check gpu graphics; a private Mesa in the cache is taken before a GPU"
 
-_SMI_TIMEOUT_S = 30
+_LDCONFIG_TIMEOUT_S = 30
 
 
 def look_at_vulkan_loader() -> Finding:
@@ -39,23 +46,24 @@ def look_at_vulkan_loader() -> Finding:
 def look_at_vulkan_drivers() -> Finding:
     """The driver files the loader will read, and whether the libraries they name are there."""
     files = list(_icd_files())
-    named = [name for name in DRIVER_VARIABLES if os.environ.get(name)]
+    named = naming_variable()
     if not files:
-        where = f"named by {named[0]}" if named else "in the system or the private cache"
-        return missing(f"no Vulkan driver file {where}", f"run `{FETCH_COMMAND}`")
+        where = f"named by {named}" if named else "in the system or the private cache"
+        return missing(f"no Vulkan driver file {where}", advise_renderer())
     faults = [fault for path in files if (fault := _describe_icd_fault(path))]
     found = ", ".join(path.name for path in files)
     if len(faults) == len(files):
-        return missing("; ".join(faults), f"run `{FETCH_COMMAND}`")
+        return missing("; ".join(faults), advise_renderer())
     if faults:
         return note(f"{found}; {'; '.join(faults)}", "remove the file, or install its driver")
     return good(found)
 
 
 def _icd_files() -> Iterator[Path]:
-    named = next((os.environ[name] for name in DRIVER_VARIABLES if os.environ.get(name)), None)
+    named = naming_variable()
     if named is not None:
-        yield from (Path(part) for part in named.split(os.pathsep) if Path(part).is_file())
+        parts = map(Path, os.environ[named].split(os.pathsep))
+        yield from (part for part in parts if part.is_file())
         return
     yield from private_drivers()
     for folder in ICD_FOLDERS:
@@ -70,7 +78,7 @@ def _describe_icd_fault(path: Path) -> str | None:
     if "/" in str(library):
         place = Path(library) if Path(library).is_absolute() else path.parent / library
         return None if place.exists() else f"{path} names {library}, which is not there"
-    return None if _is_findable(str(library)) else f"{path} names {library}, which is not found"
+    return None if is_findable(str(library)) else f"{path} names {library}, which is not found"
 
 
 def look_at_frame() -> Finding:
@@ -79,58 +87,14 @@ def look_at_frame() -> Finding:
         return missing("SAPIEN is not installed", "run `make setup`")
     try:
         frame = render_frame()
-    except ApplianceError as error:
-        return missing(str(error).split("\n", 1)[0], f"run `{FETCH_COMMAND}`")
-    return good(f"{frame.device}, {frame.seconds:.1f} s")
-
-
-def look_at_gpu() -> Finding:
-    """The NVIDIA driver and the GPUs it shows."""
-    version_file = Path("/proc/driver/nvidia/version")
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        if version_file.exists():
-            return missing(
-                "a driver without nvidia-smi",
-                "give the container the utility capability (NVIDIA_DRIVER_CAPABILITIES=all)",
-            )
-        return missing("no NVIDIA driver", "install one, or train and evaluate on the CPU")
-    fields = "--query-gpu=name,driver_version,memory.total"
-    try:
-        done = subprocess.run(
-            [command, fields, "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SMI_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return missing("nvidia-smi hangs", "restart the driver, or the machine")
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    if done.returncode != 0 or not lines:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no GPU"]
-        return missing(f"nvidia-smi: {said[0][:150]}", "see that driver and kernel module agree")
-    return good("; ".join(lines))
-
-
-def look_at_gpu_graphics() -> Finding:
-    """What headless rendering on an NVIDIA GPU needs beside the driver."""
-    absent = [
-        name
-        for name, there in (
-            ("libXext.so.6", _loads("libXext.so.6")),
-            ("libEGL.so.1", _loads("libEGL.so.1")),
-            ("nvidia_icd.json", _has_file(ICD_FOLDERS, "nvidia_icd*.json")),
-            ("10_nvidia.json of EGL", _has_file(EGL_FOLDERS, "*nvidia*.json")),
-        )
-        if not there
-    ]
-    if absent:
-        return missing(
-            f"not there: {', '.join(absent)}",
-            f"{GPU_LIBRARIES}; in a container NVIDIA_DRIVER_CAPABILITIES=all (MIG has no Vulkan)",
-        )
-    return good("libXext, EGL, and the driver's files for both")
+    except RendererHungError as error:
+        return missing(str(error).partition(". ")[0], HUNG_FIX)
+    except SimulatorError as error:
+        return missing(str(error).split("\n", 1)[0], advise_renderer())
+    found = f"{frame.device}, {frame.seconds:.1f} s"
+    if not frame.is_gpu and shutil.which("nvidia-smi") is not None:
+        return note(f"{found}: drawn in software, and this machine has a GPU", SOFTWARE_FIX)
+    return good(found)
 
 
 def look_at_libxext() -> Finding:
@@ -148,10 +112,6 @@ def look_at_egl() -> Finding:
     return good(f"libEGL.so.1 ({', '.join(vendors) or 'no vendor file'})")
 
 
-def _has_file(folders: Sequence[Path], pattern: str) -> bool:
-    return any(True for folder in folders for _ in folder.glob(pattern))
-
-
 def _loads(name: str) -> bool:
     try:
         ctypes.CDLL(name)
@@ -160,13 +120,13 @@ def _loads(name: str) -> bool:
     return True
 
 
-def _is_findable(name: str) -> bool:
+def is_findable(name: str) -> bool:
     """Whether the loader's cache has it; a driver is not loaded, since a broken one may crash."""
     done = subprocess.run(
         [shutil.which("ldconfig") or "/sbin/ldconfig", "-p"],
         capture_output=True,
         text=True,
         check=False,
-        timeout=_SMI_TIMEOUT_S,
+        timeout=_LDCONFIG_TIMEOUT_S,
     )
     return any(line.split()[:1] == [name] for line in done.stdout.splitlines())

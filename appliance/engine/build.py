@@ -73,7 +73,8 @@ def build_image(request: BuildRequest) -> None:
 
 def build_command(docker: Path, request: BuildRequest) -> list[str]:
     """The docker command line of a request; everything in it is deterministic."""
-    secret = request.certificates
+    # Resolved here: docker runs in the source folder, and the name is the caller's.
+    secret = None if request.certificates is None else request.certificates.resolve()
     if secret is None and SYSTEM_CERTIFICATES.is_file():
         secret = SYSTEM_CERTIFICATES
     return [

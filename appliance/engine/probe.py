@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.engine.daemon import connected, daemon_errors
+from appliance.engine.daemon import LOCAL_IMAGES, connected, daemon_errors
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """The daemon's version, what it stores in, what its machine has.
+    """The daemon's version, how and where it stores images, and which of ours it has.
 
-    ``num_cpus`` and ``memory_bytes`` are the most a container can be given; ``has_gpu_runtime``:
-    whether it can be given GPUs.
+    ``root_dir`` is a path of the daemon's machine. ``num_cpus`` and ``memory_bytes`` are the most a
+    container can be given; ``has_gpu_runtime``: whether it can be given GPUs.
     """
 
     version: str
     storage_driver: str
+    root_dir: Path
+    images: tuple[str, ...]
     runtimes: tuple[str, ...]
     has_gpu_runtime: bool
     num_cpus: int
@@ -38,11 +41,15 @@ def read_facts(client: DockerClient) -> EngineFacts:
     """What the daemon says of itself. Raises StageFailedError."""
     with daemon_errors("telling what it is"):
         info = client.info()
+        listed = client.api.images()
+    tags = {str(tag) for each in listed for tag in each.get("RepoTags") or ()}
     runtimes = tuple(sorted(info.get("Runtimes") or {}))
     devices = [str(each.get("Source", "")) for each in info.get("DiscoveredDevices") or ()]
     return EngineFacts(
         version=str(info.get("ServerVersion")),
         storage_driver=str(info.get("Driver")),
+        root_dir=Path(str(info.get("DockerRootDir"))),
+        images=tuple(sorted(tags & set(LOCAL_IMAGES.values()))),
         runtimes=runtimes,
         has_gpu_runtime="nvidia" in runtimes or "cdi" in devices,
         num_cpus=int(info.get("NCPU") or os.cpu_count() or 1),

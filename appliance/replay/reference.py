@@ -19,7 +19,12 @@ from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.replay.facts import Facts, keep_steps, read_facts
 from appliance.replay.results import Result
-from appliance.stages.environment import describe_platform, package_versions, source_digests
+from appliance.stages.environment import (
+    describe_gpus_at_hand,
+    describe_platform,
+    package_versions,
+    source_digests,
+)
 from appliance.stages.registry import stages_for
 
 FORMAT = "plan-star-expectations-v1"
@@ -71,7 +76,7 @@ def describe_surroundings(manifest: Manifest) -> Surroundings:
     stages = stages_for(manifest)
     return Surroundings(
         packages=package_versions({name for stage in stages for name in stage.packages}),
-        platform=describe_platform(),
+        platform={**describe_platform(), **describe_gpus_at_hand(manifest.runtime.gpus)},
         sources=source_digests({room for stage in stages for room in stage.rooms}),
     )
 

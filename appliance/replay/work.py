@@ -16,6 +16,7 @@ from typing import Any
 
 from appliance.bundle.keys import Passphrase
 from appliance.digest import canonical_json
+from appliance.engine.gpus import GpuMissingError, handed_out, read_gpus
 from appliance.errors import ReplayError, RuntimeMissingError, StorageError
 from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
 from appliance.manifest.model import Manifest
@@ -107,12 +108,15 @@ def _choose_asked(subject: Subject, asked: Level, spot: Passage | None) -> Exten
 
 def describe_lack(manifest: Manifest) -> str | None:
     """What this machine lacks for the stages that train, which `auto` then leaves out."""
+    if manifest.runtime.gpus:
+        try:
+            handed_out(read_gpus(), manifest.runtime.gpus)
+        except GpuMissingError as error:
+            return f"the original had {manifest.runtime.gpus} GPU, and here: {error.found}"
     if manifest.runtime.engine != "host":
         return None  # the engine brings what the stages need, or says what it lacks
     if importlib.util.find_spec("jax") is None:
         return "jax is not installed here"
-    if manifest.runtime.gpus and not Path("/dev/nvidiactl").exists():
-        return f"the original had {manifest.runtime.gpus} GPU, and there is none here"
     return None
 
 
@@ -227,7 +231,11 @@ def adopt_stage(chain: Chain, stage: Stage, content: Path, artifacts: Path) -> R
         shutil.copytree(content, place / CONTENT)
     link_or_copy_tree(artifacts, place / ARTIFACTS)
     return seal_folder(
-        place, stage=stage.name, key_parts=key_parts, times=_NO_TIMES, host=describe_host()
+        place,
+        stage=stage.name,
+        key_parts=key_parts,
+        times=_NO_TIMES,
+        host=describe_host(chain.manifest.runtime.gpus),
     )
 
 

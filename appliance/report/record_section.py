@@ -100,6 +100,8 @@ def _list_platform(evidence: Evidence, platform: Mapping[str, Any]) -> Iterator[
         )
         features = ", ".join(str(each) for each in as_list(platform.get("cpu_features")))
         yield "processor", Cell(text=f"{_plain(platform.get('cpu_model'))} ({features})")
+        if gpus := as_list(platform.get("gpus")):
+            yield "GPU", Cell(text=", ".join(map(str, gpus)))
     hosts: dict[str, list[str]] = {}
     for stage in STAGES:
         host = as_mapping(evidence.read_mapping(f"observed/receipts/{stage}.json").get("host"))
@@ -108,6 +110,7 @@ def _list_platform(evidence: Evidence, platform: Mapping[str, Any]) -> Iterator[
                 f"{_plain(host.get('os'))}, kernel {_plain(host.get('kernel'))},"
                 f" {_plain(host.get('cpu_count'))} processors,"
                 f" {show_size(as_count(host.get('memory_bytes')))} memory"
+                + (f", GPU driver {host['gpu_driver']}" if host.get("gpu_driver") else "")
             )
             hosts.setdefault(text, []).append(stage)
     for text, stages in hosts.items():

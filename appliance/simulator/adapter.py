@@ -76,9 +76,9 @@ def check_rendering() -> None:
         camera.get_picture("Color")
     except RuntimeError as error:
         raise SimulatorError(
-            f"SAPIEN cannot render with this machine's Vulkan driver ({error}). Run"
-            " `python -m appliance.simulator.mesa` to fetch one that works on a CPU, or name a"
-            " driver's ICD file in VK_DRIVER_FILES."
+            f"SAPIEN cannot render with this machine's Vulkan driver ({error}). See"
+            " `appliance doctor` for which it is, and name another one's ICD file in"
+            " VK_DRIVER_FILES."
         ) from error
 
 

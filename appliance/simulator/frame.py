@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.errors import ApplianceError, SimulatorError
-from appliance.simulator.renderer import find_renderer
+from appliance.simulator.renderer import RendererHungError, find_renderer
 from appliance.simulator.shader import make_minimal_shader
 
 FRAME_TIMEOUT_S = 120.0
@@ -24,14 +24,18 @@ _LEAST_CONTRAST = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """A rendered picture: the device, and the seconds from starting the process to the end."""
+    """A rendered picture: the device, whether it is no processor, and the seconds it all took."""
 
     device: str
+    is_gpu: bool
     seconds: float
 
 
 def render_frame(timeout_s: float = FRAME_TIMEOUT_S) -> Frame:
-    """Render one picture in a child process. Raises SimulatorError that says what went wrong."""
+    """Render one picture in a child process.
+
+    Raises SimulatorError that says what went wrong, RendererHungError when nothing came in time.
+    """
     began_s = time.monotonic()
     try:
         done = subprocess.run(
@@ -42,7 +46,7 @@ def render_frame(timeout_s: float = FRAME_TIMEOUT_S) -> Frame:
             timeout=timeout_s,
         )
     except subprocess.TimeoutExpired as error:
-        raise SimulatorError(
+        raise RendererHungError(
             f"Rendering hung: no picture within {timeout_s:g} s. A renderer that hangs is known of"
             " very new GPUs with older SAPIEN; try another driver by VK_DRIVER_FILES."
         ) from error
@@ -55,7 +59,11 @@ def render_frame(timeout_s: float = FRAME_TIMEOUT_S) -> Frame:
         ) from error
     if "error" in told:
         raise SimulatorError(str(told["error"]))
-    return Frame(device=told["device"], seconds=round(time.monotonic() - began_s, 1))
+    return Frame(
+        device=told["device"],
+        is_gpu=told["is_gpu"],
+        seconds=round(time.monotonic() - began_s, 1),
+    )
 
 
 def _last_line(text: str) -> str:
@@ -84,7 +92,7 @@ def _draw_box() -> dict[str, Any]:
     contrast = 255 * float((red_YxX - green_YxX)[SIDE_PX // 2, SIDE_PX // 2])
     if contrast < _LEAST_CONTRAST:
         return {"error": f"{renderer.device} draws a red box that is not red ({contrast:.0f})."}
-    return {"device": str(renderer.device)}
+    return {"device": str(renderer.device), "is_gpu": renderer.device.kind != "cpu"}
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,12 +26,16 @@ LEAST_MESA = (24, 3)
 DRIVER_VARIABLES = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 MESA_FOLDER = "mesa"
 ICD_NAME = "lvp_icd.json"
-FETCH_COMMAND = "python -m appliance.simulator.mesa"
+FETCH_COMMAND = f"{shlex.quote(sys.executable)} -m appliance.simulator.mesa"
 
 _PROBE_TIMEOUT_S = 60
 _MESA_VERSION = re.compile(r"Mesa (\d+)\.(\d+)")
 
 logger = logging.getLogger(__name__)
+
+
+class RendererHungError(SimulatorError):
+    """A driver gave no answer in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,8 @@ def find_renderer() -> Renderer:
 
     Raises SimulatorError that names what was found instead, and the command that gets a good one.
     """
-    named = next((os.environ[name] for name in DRIVER_VARIABLES if os.environ.get(name)), None)
+    variable = naming_variable()
+    named = None if variable is None else os.environ[variable]
     return _find_renderer(named, str(cache_root()))
 
 
@@ -94,7 +100,10 @@ def private_libraries(icd: str) -> Path | None:
 
 
 def list_devices(icd: str | None) -> list[Device]:
-    """The devices a fresh process sees with the driver ``icd`` (None: the system's drivers)."""
+    """The devices a fresh process sees with the driver ``icd`` (None: the system's drivers).
+
+    Raises RendererHungError when the driver does not answer.
+    """
     environment = dict(os.environ)
     for name in DRIVER_VARIABLES:
         environment.pop(name, None)
@@ -112,7 +121,9 @@ def list_devices(icd: str | None) -> list[Device]:
             timeout=_PROBE_TIMEOUT_S,
         )
         listed = json.loads(done.stdout) if done.returncode == 0 else []
-    except (subprocess.TimeoutExpired, ValueError):
+    except subprocess.TimeoutExpired as error:
+        raise RendererHungError(f"hung, no answer within {_PROBE_TIMEOUT_S} s") from error
+    except ValueError:
         listed = []
     return [Device(**device) for device in listed]
 
@@ -127,7 +138,11 @@ def _find_renderer(named: str | None, _cache: str) -> Renderer:
     """See :func:`find_renderer`; remembered for each environment."""
     seen: list[str] = []
     for source, icd in _candidates(named):
-        devices = list_devices(icd)
+        try:
+            devices = list_devices(icd)
+        except RendererHungError as error:
+            seen.append(f"{source}: {error}")
+            continue
         for device in devices:
             if device.good_enough:
                 logger.info("rendering with %s (%s)", device, source)
@@ -136,9 +151,28 @@ def _find_renderer(named: str | None, _cache: str) -> Renderer:
     raise SimulatorError(
         f"No rendering device for SAPIEN: it needs a GPU's Vulkan driver or Mesa's lavapipe"
         f" {'.'.join(map(str, LEAST_MESA))} or newer. Found: {'. '.join(seen)}."
-        f" Run `{FETCH_COMMAND}` to fetch a private Mesa, or name a driver's ICD file in"
-        f" VK_DRIVER_FILES."
+        f" {_first_upper(advise_renderer())}."
     )
+
+
+def naming_variable() -> str | None:
+    """The variable by which the user named a driver; None when none is named."""
+    return next((name for name in DRIVER_VARIABLES if os.environ.get(name)), None)
+
+
+def advise_renderer() -> str:
+    """What gets a good renderer here; a private Mesa is not looked at where a driver is named."""
+    variable = naming_variable()
+    if variable is not None:
+        return f"`unset {variable}`, or name a working driver's ICD file in it"
+    return (
+        f"run `{FETCH_COMMAND}` to fetch a private Mesa, or name a driver's ICD file in"
+        f" {DRIVER_VARIABLES[0]}"
+    )
+
+
+def _first_upper(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _candidates(named: str | None) -> list[tuple[str, str | None]]:

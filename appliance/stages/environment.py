@@ -1,7 +1,7 @@
-"""What on this machine decides a result: packages, our own source, processor, Python.
+"""What on this machine decides a result: packages, our own source, processor, GPUs, Python.
 
-Read from package metadata and ``/proc``; nothing heavy is imported, so that ``explain`` and a run
-with nothing to do stay fast.
+Read from package metadata, ``/proc`` and, where GPUs are asked for, ``nvidia-smi``; nothing heavy
+is imported, so that ``explain`` and a run with nothing to do stay fast.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any, Protocol
 
 from appliance import __version__
 from appliance.digest import sha256_file, tree_digest
+from appliance.engine.gpus import GpuMissingError, handed_out, read_gpus
 from appliance.manifest.difference import changed_fields
 from appliance.manifest.lock import Lock
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 BASE_ROOMS = ("errors", "files", "digest", "streams", "manifest", "stages", "engine")
 IMAGE = "image"
+GPUS = "gpus"
 SOURCE_SUFFIXES = (".py", ".json", ".yaml", ".yml", ".glsl", ".frag", ".vert")
 
 
@@ -72,14 +74,43 @@ def describe_platform() -> dict[str, Any]:
     }
 
 
-def describe_host() -> dict[str, Any]:
-    """What else a reader may want to know of the machine; decides nothing."""
+def describe_gpus(count: int) -> dict[str, Any]:
+    """The models of the ``count`` GPUs a stage is given here, beside ``describe_platform``.
+
+    Empty without GPUs. Raises GpuMissingError when they cannot be had.
+    """
+    if not count:
+        return {}
+    return {GPUS: [gpu.name for gpu in handed_out(read_gpus(), count)]}
+
+
+def describe_gpus_at_hand(count: int) -> dict[str, Any]:
+    """As ``describe_gpus``, of a machine that need not have them: what it has instead."""
+    try:
+        return describe_gpus(count)
+    except GpuMissingError:
+        return {GPUS: []}
+
+
+def describe_host(gpus: int = 0) -> dict[str, Any]:
+    """What else a reader may want to know of the machine; decides nothing.
+
+    The GPUs' driver is part of it where ``gpus`` of them were asked for and can be had.
+    """
     return {
+        **_gpu_driver(gpus),
         "kernel": platform.release(),
         "cpu_count": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": _os_name(),
     }
+
+
+def _gpu_driver(count: int) -> dict[str, Any]:
+    try:
+        return {"gpu_driver": read_gpus()[0].driver} if count else {}
+    except GpuMissingError:
+        return {"gpu_driver": None}
 
 
 def _simd_features() -> list[str]:
@@ -134,7 +165,7 @@ class Environment(Protocol):
 
     @property
     def platform(self) -> Mapping[str, Any]:
-        """What ``describe_platform`` says in a stage process."""
+        """What ``describe_platform`` says in a stage process; the lock adds the GPUs to it."""
 
     @property
     def image(self) -> Mapping[str, Any] | None:
@@ -194,12 +225,16 @@ def locked_environment_parts(
 def find_environment_changes(
     lock: Lock, environment: Environment, rooms: Iterable[str], packages: Iterable[str]
 ) -> list[str]:
-    """What of the locked environment is not so in ``environment``, as ``name: locked, found``."""
+    """What of the locked environment is not so in ``environment``, as ``name: locked, found``.
+
+    Raises GpuMissingError when GPUs are locked and cannot be had here.
+    """
     locked = locked_environment_parts(lock, rooms, packages, {})
+    gpus = describe_gpus(len(locked["platform"].get(GPUS, ())))
     found: dict[str, Any] = {
         "packages": environment.package_versions(packages),
         "source": environment.source_digests(rooms),
-        "platform": dict(environment.platform),
+        "platform": {**environment.platform, **gpus},
         "runtime": {},
         **({IMAGE: locked[IMAGE]} if IMAGE in locked else {}),
     }

@@ -106,7 +106,11 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
     if name in ENVIRONMENT_STAGES:
         write_environment(context.observed / ENVIRONMENT_FILE, stage.packages, run.scratch_dir)
     receipt = seal_folder(
-        folder, stage=name, key_parts=key_parts, times=times, host=describe_host()
+        folder,
+        stage=name,
+        key_parts=key_parts,
+        times=times,
+        host=describe_host(run.manifest.runtime.gpus),
     )
     record_stage(run.folder, name, folder)
     return receipt

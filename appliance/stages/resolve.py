@@ -18,7 +18,7 @@ from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.norm_stats.files import find_norm_stats
 from appliance.policy.tokenizer import check_tokenizer_digest
-from appliance.stages.environment import IMAGE, Environment, OwnEnvironment
+from appliance.stages.environment import IMAGE, Environment, OwnEnvironment, describe_gpus
 from appliance.stages.inventory import ROBOTWIN_ASSETS, ROBOTWIN_ENVIRONMENT
 from appliance.stages.pins import (
     check_fingerprint,
@@ -40,10 +40,12 @@ def resolve_lock(
     """Resolve ``manifest`` for ``environment``; None is this very installation.
 
     Nothing of ``secrets`` is read, by default the places of the user's own key. Raises
-    ManifestError when the manifest names one, DatasetError when the dataset is not the pinned one.
+    ManifestError when the manifest names one, DatasetError when the dataset is not the pinned one,
+    GpuMissingError when the GPUs asked for cannot be had: a result belongs to their model.
     """
     environment = environment or OwnEnvironment()
     refuse_secrets(manifest, secret_places() if secrets is None else secrets)
+    gpus = describe_gpus(manifest.runtime.gpus)
     root = dataset_root(manifest)
     info = read_info(root)
     columns = read_columns(root)
@@ -73,6 +75,7 @@ def resolve_lock(
         },
         platform={
             **environment.platform,
+            **gpus,
             **({} if environment.image is None else {IMAGE: environment.image}),
         },
         sources=environment.source_digests({room for stage in stages for room in stage.rooms}),

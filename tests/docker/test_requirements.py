@@ -1,4 +1,4 @@
-"""The locked sets and the Dockerfile, as text; resolving them for real is a benchmark."""
+"""The locked sets and the Dockerfile, as text; `make check-requirements` asks an index for real."""
 
 from __future__ import annotations
 
@@ -98,13 +98,26 @@ def test_every_build_step_is_sound_shell() -> None:
     scripts = [*sorted((DOCKER / "steps").iterdir()), DOCKER / "make-base"]
     for script in scripts:
         assert script.stat().st_mode & 0o111, f"{script} is not executable"
+    scripts += sorted((DOCKER / "requirements").glob("*.sh"))
     done = subprocess.run(
-        [find_tool("shellcheck"), *map(str, scripts), str(DOCKER / "requirements" / "update.sh")],
+        [find_tool("shellcheck"), *map(str, scripts)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_make_has_a_target_that_resolves_the_sets_for_real() -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "check-requirements"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("docker/requirements/check.sh")
 
 
 def test_every_step_the_dockerfile_calls_is_there() -> None:

@@ -23,7 +23,7 @@ def test_every_line_says_what_was_found_and_json_says_the_same(
     value = json.loads(appliance("doctor", *options, "--json").out)
     assert value["ready"] is True
     assert value["for"] == "run"
-    assert len(value["checks"]) == len(lines) - 1 == 16
+    assert len(value["checks"]) == len(lines) - 1 == 18
     for line, check in zip(lines, value["checks"], strict=False):
         assert check["name"] in line
 
@@ -79,7 +79,7 @@ def test_a_bare_machine_with_the_core_installation_gets_lines_and_no_traceback(
     assert "SAPIEN is not installed" in done.stdout
     assert "the Docker SDK is not installed" in done.stdout
     assert "packages" in done.stderr
-    assert len(done.stdout.splitlines()) == 16
+    assert len(done.stdout.splitlines()) == 18
     for command in (
         ("serve", "--checkpoint", str(tmp_path), "--config", "pi0_tiny_aloha_robotwin"),
         ("evaluate", str(GOLDEN / "smoke.yaml"), "-o", "out", "--server", "ws://127.0.0.1:1"),

@@ -75,6 +75,14 @@ def test_the_build_command_holds_the_arguments_and_the_certificates_as_a_secret(
     assert "--no-cache" in build_command(Path("docker"), replace(request, use_cache=False))
 
 
+def test_certificates_are_looked_for_in_the_callers_folder_and_not_in_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = BuildRequest(variant="cpu", source_dir=ROOT, certificates=Path("ca.pem"))
+    assert f"id=ca,src={tmp_path / 'ca.pem'}" in build_command(Path("docker"), request)
+
+
 def test_what_a_build_needs_is_asked_for_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

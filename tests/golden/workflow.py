@@ -1,4 +1,8 @@
-"""The example workflow's steps, run here as its runner would: same commands, same order."""
+"""The example workflow's steps, run here as its runner would: same commands, same order.
+
+They run in a user's repository, which holds a golden manifest with its data and expectations and
+nothing else of this project, with this checkout in the folder the workflow checks it out into.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import DATASET, GOLDEN, ROOT
 
 WORKFLOW = ROOT / ".github" / "workflows" / "replay.yml"
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "runs", "replays", "__pycache__", ".*_cache")
@@ -27,19 +31,33 @@ def read_steps(job: str) -> list[dict[str, Any]]:
     return steps
 
 
-def copy_checkout(folder: Path) -> Path:
-    """This checkout, as it is now, with its environment; what `actions/checkout` would leave."""
+def lay_out_workspace(folder: Path, steps: Sequence[Mapping[str, Any]]) -> Path:
+    """What the `actions/checkout` steps would leave: a user's repository, and the appliance in it.
+
+    The user's holds the smoke golden; the appliance is this checkout, as it is now, with its
+    environment.
+    """
     environment = ROOT / ".venv"
     if Path(sys.prefix).resolve() != environment.resolve():
         pytest.skip(f"the tests do not run in {environment}, which `make setup` makes")
-    place = folder / "checkout"
+    users, appliances = (
+        step["with"] for step in steps if str(step.get("uses", "")).startswith("actions/checkout@")
+    )
+    assert "path" not in users
+    assert "repository" not in users
+    workspace = folder / "workspace"
+    goldens = workspace / GOLDEN.relative_to(ROOT)
+    shutil.copytree(DATASET, goldens / DATASET.relative_to(GOLDEN))
+    for name in ("smoke.yaml", "smoke.expected.json"):
+        shutil.copy(GOLDEN / name, goldens)
+    place = workspace / appliances["path"]
     shutil.copytree(ROOT, place, symlinks=True, ignore=NOT_COPIED)
     (place / ".venv").symlink_to(environment.resolve(), target_is_directory=True)
-    return place
+    return workspace
 
 
 def run_steps(
-    checkout: Path,
+    workspace: Path,
     steps: Sequence[Mapping[str, Any]],
     **environment: str,
 ) -> None:
@@ -49,7 +67,7 @@ def run_steps(
             continue
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]],
-            cwd=checkout,
+            cwd=workspace,
             env={**os.environ, "CI": "true", **environment},
             capture_output=True,
             text=True,
@@ -59,7 +77,7 @@ def run_steps(
         assert done.returncode == 0, f"{step['name']}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
 
 
-def missing_artifacts(checkout: Path, steps: Sequence[Mapping[str, Any]]) -> list[str]:
+def missing_artifacts(workspace: Path, steps: Sequence[Mapping[str, Any]]) -> list[str]:
     """Paths that an `actions/upload-artifact` step would look for in vain."""
     wanted = [
         pattern
@@ -68,4 +86,4 @@ def missing_artifacts(checkout: Path, steps: Sequence[Mapping[str, Any]]) -> lis
         for pattern in step["with"]["path"].split()
     ]
     assert wanted
-    return [pattern for pattern in wanted if not list(checkout.glob(pattern.rstrip("/")))]
+    return [pattern for pattern in wanted if not list(workspace.glob(pattern.rstrip("/")))]

@@ -249,7 +249,12 @@ def _write_rest(folder: Path) -> None:
             "manifest_sha256": "f3" * 32,
             "dataset": {"fingerprint": "sha256-content-v1:" + "ab" * 32, "num_episodes": 50},
             "packages": {"numpy": "2.2.6", "jax": "0.10.2"},
-            "platform": {"appliance": "0.1.0", "cpu_model": "A", "cpu_features": ["avx2"]},
+            "platform": {
+                "appliance": "0.1.0",
+                "cpu_model": "A",
+                "cpu_features": ["avx2"],
+                "gpus": ["NVIDIA H100"],
+            },
             "sources": {"plan": "sha256-tree-v1:" + "34" * 32},
         },
     )
@@ -259,6 +264,12 @@ def _write_rest(folder: Path) -> None:
             "stage": stage,
             "content_digest": "sha256-tree-v1:" + f"{number}a" * 32,
             "times": {"started_utc": "2026-01-02T03:04:05+00:00", "seconds": 0.5 + 40.0 * number},
-            "host": {"os": "Debian", "kernel": "6", "cpu_count": 2, "memory_bytes": 1 << 34},
+            "host": {
+                "os": "Debian",
+                "kernel": "6",
+                "cpu_count": 2,
+                "memory_bytes": 1 << 34,
+                "gpu_driver": "570.86.15",
+            },
         }
         write_value(folder, f"observed/receipts/{stage}.json", receipt)

@@ -106,6 +106,12 @@ def test_nothing_is_loaded_from_anywhere(files: Files) -> None:
     assert b"@import" not in style[1]
 
 
+def test_the_gpus_and_their_driver_are_named(files: Files) -> None:
+    text = parse(render_report(make_view(files), Path("/somewhere"))).words
+    assert "NVIDIA H100" in text
+    assert "GPU driver 570.86.15" in text
+
+
 def test_the_policy_allows_the_style_sheet_by_its_hash_and_no_script(files: Files) -> None:
     page = render_report(make_view(files), Path("/somewhere"))
     style = re.search(rb"<style>(.*)</style>", page, re.DOTALL)

@@ -5,23 +5,24 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import SimulatorError
+from appliance.simulator import renderer
 from appliance.simulator.renderer import Device, find_renderer
 from appliance.simulator.spec import SimulatorSpec
 from appliance.simulator.worker import SimulatorProcess
 
 
 def test_renderer_is_found_with_its_version() -> None:
-    renderer = find_renderer()
-    assert renderer.device.good_enough
-    assert renderer.device.driver_info
+    found = find_renderer()
+    assert found.device.good_enough
+    assert found.device.driver_info
 
 
-def test_missing_driver_is_an_error_that_names_the_command(
+def test_a_missing_driver_is_an_error_that_names_the_way_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "none.json"))
     with (
-        pytest.raises(SimulatorError, match=r"python -m appliance\.simulator\.mesa"),
+        pytest.raises(SimulatorError, match="`unset VK_DRIVER_FILES`"),
         SimulatorProcess(SimulatorSpec(task="touch_block")),
     ):
         pass
@@ -42,3 +43,20 @@ def test_missing_driver_is_an_error_that_names_the_command(
 def test_lavapipe_needs_24_3_and_a_gpu_is_taken(kind: str, driver_info: str, good: bool) -> None:
     device = Device(kind=kind, name="device", driver="driver", driver_info=driver_info)
     assert device.good_enough is good
+
+
+def test_a_driver_that_hangs_and_one_that_was_named_are_advised_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in renderer.DRIVER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(renderer, "_PROBE_TIMEOUT_S", 0.01)
+    renderer.forget_renderers()
+    with pytest.raises(SimulatorError, match=r"system drivers: hung, no answer within 0\.01 s"):
+        renderer.find_renderer()
+    monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "none.json"))
+    with pytest.raises(SimulatorError, match=r"`unset VK_DRIVER_FILES`, or name") as caught:
+        renderer.find_renderer()
+    assert "simulator.mesa" not in str(caught.value)
+    renderer.forget_renderers()

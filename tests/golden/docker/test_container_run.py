@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from appliance.digest import sha256_file
+from appliance.engine.container import read_from_image
 from appliance.errors import ImageError
 from appliance.norm_stats.files import NORM_STATS_FILE
 from appliance.stages.chain import RunOptions, choose_engine, open_chain
@@ -23,8 +24,9 @@ from appliance.stages.registry import stages_for
 from appliance.stages.run_folder import RunFolder
 from tests.conftest import GOLDEN, ROOT
 from tests.golden.docker.conftest import IMAGE, Containers
-from tests.golden.workflow import copy_checkout, missing_artifacts, read_steps, run_steps
+from tests.golden.workflow import lay_out_workspace, missing_artifacts, read_steps, run_steps
 from tests.stages.linked_files import link_files
+from tests.stand_in_gpus import H100, list_gpus, put_on_path, write_nvidia_smi
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 WriteManifest = Callable[..., Path]
@@ -76,6 +78,18 @@ def test_the_bundle_verifies_and_says_which_image_ran(
     bill = json.loads((kept / "sbom.cdx.json").read_bytes())
     named = {(item["name"], item.get("purl", "").split("/")[0]) for item in bill["components"]}
     assert {("jax", "pkg:pypi"), ("sapien", "pkg:pypi"), ("libc6", "pkg:deb")} <= named
+
+
+def test_the_image_holds_no_bytecode_but_what_numpys_wheel_brings(
+    containers: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", containers.daemon.host)
+    said = json.loads(containers.appliance("image", "inspect", IMAGE, "--json").stdout)
+    script = "import pathlib; print(*pathlib.Path('/usr').rglob('*.pyc'));"
+    script += "print(*pathlib.Path('/opt').rglob('*.pyc'))"
+    system, installed = read_from_image(said["id"], ["-c", script]).decode().split("\n")[:2]
+    assert system == ""
+    assert all("/site-packages/numpy/" in path for path in installed.split())
 
 
 def test_a_second_container_run_does_nothing(
@@ -176,8 +190,14 @@ def test_ctrl_c_stops_the_container_and_says_how_to_go_on(containers: Containers
 
 
 def test_gpus_without_nvidias_toolkit_are_a_clear_error(
-    containers: Containers, write_manifest: WriteManifest
+    containers: Containers,
+    write_manifest: WriteManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A driver is there (a program stands in for it), and the engine cannot hand out its GPU."""
+    write_nvidia_smi(tmp_path / "bin", list_gpus(H100))
+    put_on_path(tmp_path / "bin", monkeypatch)
     manifest = write_manifest(("engine: host", f"engine: docker\n  gpus: 1\n  image: {IMAGE}"))
     done = containers.run(manifest, "gpus")
     assert done.returncode == 31, done.stderr
@@ -274,9 +294,17 @@ def test_the_example_workflows_container_job_replays_in_containers(
     steps = read_steps("container")
     left = [step for step in steps if not str(step.get("name")).startswith(done)]
     assert len(steps) - len(left) == len(done)
-    checkout = copy_checkout(tmp_path)
-    config = str(tmp_path / "config")
-    run_steps(checkout, left, **{**containers.environment, "XDG_CONFIG_HOME": config})
-    assert "REPRODUCED" in (checkout / "replay.md").read_text("utf-8")
-    assert missing_artifacts(checkout, left) == []
+    workspace = lay_out_workspace(tmp_path, steps)
+    shown = tmp_path / "summary.md"
+    run_steps(
+        workspace,
+        left,
+        **{
+            **containers.environment,
+            "XDG_CONFIG_HOME": str(tmp_path / "config"),
+            "GITHUB_STEP_SUMMARY": str(shown),
+        },
+    )
+    assert "REPRODUCED" in shown.read_text("utf-8")
+    assert missing_artifacts(workspace, left) == []
     assert containers.left() == []

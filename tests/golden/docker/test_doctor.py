@@ -21,9 +21,11 @@ def test_the_doctor_finds_a_running_engine(daemon: Daemon, tmp_path: Path) -> No
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    disk = checks["image disk"]  # where the daemon keeps images; a small machine may lack it
+    assert f"GiB free at {daemon.folder / 'data'}" in disk["found"]
+    assert done.returncode == (31 if disk["status"] == "missing" else 0), done.stderr
     assert checks["container engine"]["status"] == "ok"
     assert checks["container engine"]["required"] is True
     assert checks["container engine"]["found"].startswith("Docker ")
-    assert checks["gpu runtime"]["status"] in ("ok", "note")
+    assert checks["gpu runtime"]["required"] is False
