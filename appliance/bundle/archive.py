@@ -162,9 +162,11 @@ class _Inflater:
 
     def take(self, size: int) -> bytes:
         """Exactly ``size`` bytes. Raises ArchiveError."""
+        if size < 0:
+            raise ArchiveError("a size is negative")
         pieces: list[bytes] = []
         needed = size
-        while needed:
+        while needed > 0:
             if not self._ready and not self._inflate():
                 raise ArchiveError("it ends too early")
             piece, self._ready = self._ready[:needed], self._ready[needed:]
@@ -231,8 +233,8 @@ def _read_header(source: _Inflater) -> Member | None:
     records: dict[str, str] = {}
     info = _parse_block(block)
     if info.type == tarfile.XHDTYPE:
-        if info.size > MAX_PAX_BYTES:
-            raise ArchiveError("a header is too long")
+        if not 0 <= info.size <= MAX_PAX_BYTES:
+            raise ArchiveError("a header is too long, or its length is negative")
         data = source.take(info.size + -info.size % BLOCK_BYTES)
         block = source.take(BLOCK_BYTES)
         header += data + block

@@ -273,6 +273,63 @@ def test_long_pax_header_is_not_read_into_memory(tmp_path: Path) -> None:
         names_of(tmp_path / "bad.tar.gz")
 
 
+KINDS = {
+    "file": tarfile.REGTYPE,
+    "old file": tarfile.AREGTYPE,
+    "contiguous": tarfile.CONTTYPE,
+    "hard link": tarfile.LNKTYPE,
+    "link": tarfile.SYMTYPE,
+    "device": tarfile.CHRTYPE,
+    "disk": tarfile.BLKTYPE,
+    "folder": tarfile.DIRTYPE,
+    "pipe": tarfile.FIFOTYPE,
+    "pax": tarfile.XHDTYPE,
+    "solaris pax": tarfile.SOLARIS_XHDTYPE,
+    "global pax": tarfile.XGLTYPE,
+    "GNU long name": tarfile.GNUTYPE_LONGNAME,
+    "GNU long link": tarfile.GNUTYPE_LONGLINK,
+    "GNU sparse": tarfile.GNUTYPE_SPARSE,
+    "unknown": b"Z",
+}
+
+
+def header_with_size(kind: bytes, size_bytes: int) -> bytes:
+    """A header whose size is written in base 256, the one way to write a negative one."""
+    block = bytearray(entry("audit-bundle/x", kind).tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = b"\xff" + (256**11 + size_bytes).to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert tarfile.TarInfo.frombuf(bytes(block), "utf-8", "strict").size == size_bytes
+    return bytes(block)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("size_bytes", [-1, -511, -512, -513, -(1 << 40)])
+@pytest.mark.parametrize("behind_pax", [False, True], ids=["alone", "behind-pax"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_negative_size_is_refused_at_once_in_an_entry_of_any_kind(
+    tmp_path: Path, kind: bytes, size_bytes: int, behind_pax: bool
+) -> None:
+    data = header_with_size(kind, size_bytes) + bytes(2048)
+    if behind_pax:
+        pax = entry("audit-bundle/x", tarfile.XHDTYPE)
+        pax.size = 11
+        data = pax.tobuf(tarfile.USTAR_FORMAT) + b"11 size=-5\n".ljust(512, b"\0") + data
+    path = tmp_path / "bad.tar.gz"
+    path.write_bytes(compress(data))
+    with pytest.raises(ArchiveError):
+        names_of(path)
+    report = verify_bundle(path, key_dir=tmp_path)
+    assert report.verdict is Verdict.NOT_A_BUNDLE
+
+
+@pytest.mark.timeout(60)
+def test_no_bytes_are_taken_for_a_negative_size() -> None:
+    data = zlib.compress(bytes(100), wbits=31)
+    with pytest.raises(ArchiveError, match="negative"):
+        room._Inflater(io.BytesIO(data), len(data)).take(-1)
+
+
 def test_folder_that_cannot_be_packed_says_why_and_leaves_nothing(
     bundle: Path, tmp_path: Path
 ) -> None:
