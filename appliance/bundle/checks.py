@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from appliance.bundle.bounds import parse_json
 from appliance.bundle.dsse import Envelope, EnvelopeError, is_signed_by
-from appliance.bundle.facts import parse_json
 from appliance.bundle.findings import Finding, Severity, error, warning
 from appliance.bundle.inventory import Inventory
 from appliance.bundle.layout import (

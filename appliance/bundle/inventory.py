@@ -8,10 +8,11 @@ and is not opened.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,13 +141,33 @@ def _visit_entry(root: Path, name: str, collector: Collector) -> bool:
     return False
 
 
+def read_regular_file(path: Path, limit_bytes: int) -> bytes:
+    """The bytes of a file that nobody vouches for.
+
+    Raises OSError for a link, a pipe or any other special file, which is never waited for, and for
+    more than ``limit_bytes``.
+    """
+    with _opened(path) as handle, os.fdopen(handle, "rb", closefd=False) as stream:
+        data = stream.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise OSError(f"it is larger than {limit_bytes >> 10} KiB")
+    return data
+
+
 def _hash_file(path: Path, name: str, collector: Collector) -> None:
+    with _opened(path) as handle:
+        collector.add_file(name, lambda size: os.read(handle, size))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of the regular file ``path``."""
     # Non-blocking and without following links: the entry may have been replaced since lstat.
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError("it changed into another kind of file while it was looked at")
-        collector.add_file(name, lambda size: os.read(handle, size))
+            raise OSError("it is no regular file, or was replaced while it was looked at")
+        yield handle
     finally:
         os.close(handle)
 

@@ -209,7 +209,9 @@ def _check_statement(
     yield from check_bundle_file(inventory.kept.get(BUNDLE_FILE), statement, found_digest)
     manifest = read_manifest(statement.predicate)
     yield from check_facts(inventory.kept, manifest)
-    yield from check_registrations(inventory.kept, manifest, attestation.key_id, keys)
+    yield from check_registrations(
+        inventory.kept, inventory.digests, manifest, attestation.key_id, keys
+    )
 
 
 def _read_claims(attestation: Attestation, inventory: Inventory) -> Claims:
