@@ -229,7 +229,8 @@ def _check_subjects(statement: Statement) -> Iterator[Finding]:
                 f"is listed in the statement, but its name {fault or 'is the attestation itself'}"
             )
             yield error("name-unsafe", text, show_name(name))
-    for first, second in find_name_clashes(statement.subjects):
+    usable = (name for name in statement.subjects if describe_name_fault(name) is None)
+    for first, second in find_name_clashes(usable):
         text = f"is listed beside {show_name(first)}, which some file systems cannot keep apart"
         yield error("name-clash", text, show_name(second))
     for needed in (BUNDLE_FILE, PUBLIC_KEY_FILE):

@@ -4,18 +4,22 @@ import gzip
 import io
 import random
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.bundle import archive as room
 from appliance.bundle.archive import ArchiveError, pack_bundle, read_members, unpack_bundle
 from appliance.bundle.assemble import BundleSources, write_bundle
 from appliance.bundle.findings import Verdict
 from appliance.bundle.keys import load_or_create_key
-from appliance.bundle.layout import BundleContentError
+from appliance.bundle.layout import BundleContentError, find_clash, find_name_clashes
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import digest_files, sha256_bytes, sha256_file
 from appliance.errors import NotABundleError, StorageError
@@ -51,6 +55,13 @@ def write_tar(target: Path, entries: list[tuple[tarfile.TarInfo, bytes]], form: 
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     target.write_bytes(compress(buffer.getvalue()))
+    return target
+
+
+def write_members(target: Path, names: list[str]) -> Path:
+    """An archive in the one form, of empty files with these names."""
+    members = b"".join(room._make_header(name, 0) for name in names)
+    target.write_bytes(compress(members + bytes(room.END_BYTES)))
     return target
 
 
@@ -159,6 +170,52 @@ def test_files_out_of_order_or_twice_are_refused(tmp_path: Path, order: list[str
     path = write_tar(tmp_path / "bad.tar.gz", entries, tarfile.PAX_FORMAT)
     with pytest.raises(ArchiveError, match="ascending"):
         names_of(path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "a/b"],
+        ["a", "a-c", "a.d", "a/b"],
+        ["A", "a"],
+        ["A/x", "B", "a/y"],
+        ["A/x", "B", "a"],
+        ["A", "B", "a/b/c"],
+        ["A/B/c", "A/C", "A/b", "b"],
+    ],
+    ids="+".join,
+)
+def test_files_whose_names_clash_are_refused_before_the_second_is_written(
+    tmp_path: Path, names: list[str]
+) -> None:
+    assert find_name_clashes(names)
+    path = write_members(tmp_path / "bad.tar.gz", names)
+    with pytest.raises(ArchiveError, match="cannot keep"):
+        names_of(path)
+    with pytest.raises(NotABundleError, match="cannot keep"):
+        unpack_bundle(path, tmp_path / "out")
+    assert [found.name for found in tmp_path.iterdir()] == ["bad.tar.gz"]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "A", "b", "a-", "a.x"]), min_size=1, max_size=3).map(
+            "/".join
+        ),
+        max_size=6,
+    )
+)
+def test_archive_is_read_exactly_if_no_two_names_in_it_clash(names: list[str]) -> None:
+    ordered = sorted(set(names))
+    clash = any(find_clash(one, other) for one, other in combinations(ordered, 2))
+    assert bool(find_name_clashes(names)) is clash
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_members(Path(folder) / "x.tar.gz", ordered)
+        if clash:
+            with pytest.raises(ArchiveError, match="cannot keep"):
+                names_of(path)
+        else:
+            assert names_of(path) == ordered
 
 
 @pytest.mark.parametrize(
