@@ -13,22 +13,25 @@ changes no file and no digest inside.
 
 from __future__ import annotations
 
+import bisect
 import gzip
 import os
 import stat
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from appliance.bundle.findings import error
-from appliance.bundle.inventory import Collector, Inventory
+from appliance.bundle.inventory import Collector, Inventory, KeptLimit
 from appliance.bundle.layout import (
     FILE_MODE,
     BundleContentError,
+    clash_order,
     describe_name_fault,
+    find_clash,
     show_name,
 )
 from appliance.digest import list_files, sha256_file
@@ -104,12 +107,12 @@ def unpack_bundle(archive: Path, bundle_dir: Path) -> None:
             ) from problem
 
 
-def take_archive_inventory(archive: Path, wanted: Callable[[str], bool]) -> Inventory:
+def take_archive_inventory(archive: Path, limit_of: KeptLimit) -> Inventory:
     """What is in an archive, read in one pass and never unpacked to disk.
 
     What breaks the reading is a finding, as is everything that then is missing.
     """
-    collector = Collector(wanted)
+    collector = Collector(limit_of)
     try:
         for member in read_members(archive):
             collector.add_name(member.name, stat.S_IFREG | FILE_MODE)
@@ -162,9 +165,11 @@ class _Inflater:
 
     def take(self, size: int) -> bytes:
         """Exactly ``size`` bytes. Raises ArchiveError."""
+        if size < 0:
+            raise ArchiveError("a size is negative")
         pieces: list[bytes] = []
         needed = size
-        while needed:
+        while needed > 0:
             if not self._ready and not self._inflate():
                 raise ArchiveError("it ends too early")
             piece, self._ready = self._ready[:needed], self._ready[needed:]
@@ -204,6 +209,7 @@ def read_members(archive: Path) -> Iterator[Member]:
         stream.seek(0)
         source = _Inflater(stream, archive.stat().st_size)
         previous = ""
+        seen: list[tuple[str, str]] = []
         for _ in range(MAX_FILES):
             member = _read_header(source)
             if member is None:
@@ -212,12 +218,25 @@ def read_members(archive: Path) -> Iterator[Member]:
             if member.name.encode() <= previous.encode():
                 raise ArchiveError(f"{show_name(member.name)} is not in ascending order")
             previous = member.name
+            _add_name(member.name, seen)
             yield member
             while member.read(PIECE_BYTES):
                 pass
             if source.take(-member.size_bytes % BLOCK_BYTES).strip(b"\0"):
                 raise ArchiveError(f"the padding after {show_name(member.name)} is not empty")
         raise ArchiveError(f"it holds more than {MAX_FILES} files")
+
+
+def _add_name(name: str, seen: list[tuple[str, str]]) -> None:
+    """Put ``name`` in its place in ``seen``. Raises ArchiveError when it clashes with one there."""
+    entry = clash_order(name)
+    place = bisect.bisect_left(seen, entry)
+    for _, other in seen[max(0, place - 1) : place + 1]:
+        if find_clash(other, name) is not None:
+            raise ArchiveError(
+                f"some file systems cannot keep {show_name(name)} apart from {show_name(other)}"
+            )
+    seen.insert(place, entry)
 
 
 def _read_header(source: _Inflater) -> Member | None:
@@ -231,8 +250,8 @@ def _read_header(source: _Inflater) -> Member | None:
     records: dict[str, str] = {}
     info = _parse_block(block)
     if info.type == tarfile.XHDTYPE:
-        if info.size > MAX_PAX_BYTES:
-            raise ArchiveError("a header is too long")
+        if not 0 <= info.size <= MAX_PAX_BYTES:
+            raise ArchiveError("a header is too long, or its length is negative")
         data = source.take(info.size + -info.size % BLOCK_BYTES)
         block = source.take(BLOCK_BYTES)
         header += data + block

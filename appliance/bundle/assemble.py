@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
+from appliance.bundle.bounds import MAX_ATTESTATION_BYTES
 from appliance.bundle.dsse import IN_TOTO_PAYLOAD_TYPE, sign_envelope
 from appliance.bundle.in_toto import build_in_toto_files
 from appliance.bundle.instructions import write_instructions
@@ -31,7 +32,6 @@ from appliance.bundle.layout import (
     FORMAT,
     IN_TOTO,
     INSTRUCTIONS_FILE,
-    MAX_KEPT_FILE_BYTES,
     MODEL_SIGNATURE_FILE,
     OBSERVED,
     PUBLIC_KEY_FILE,
@@ -118,10 +118,10 @@ def write_bundle(bundle_dir: Path, sources: BundleSources, key: SigningKey) -> B
         digests |= _write_all(folder, {MODEL_SIGNATURE_FILE: signature})
         payload = _encode_payload(digests, identity, sources)
         attestation = encode_attestation(sign_envelope(payload, IN_TOTO_PAYLOAD_TYPE, key))
-        if len(attestation) > MAX_KEPT_FILE_BYTES:
+        if len(attestation) > MAX_ATTESTATION_BYTES:
             raise BundleContentError(
                 f"{sources.name}: {len(digests)} files are too many for one bundle; the statement"
-                f" over them is larger than {MAX_KEPT_FILE_BYTES >> 20} MiB. Leave some out."
+                f" over them is larger than {MAX_ATTESTATION_BYTES >> 20} MiB. Leave some out."
             )
         _write_all(folder, {ATTESTATION_FILE: attestation})
         _finish_folders(folder)

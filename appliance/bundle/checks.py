@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from appliance.bundle.bounds import parse_json
 from appliance.bundle.dsse import Envelope, EnvelopeError, is_signed_by
-from appliance.bundle.facts import parse_json
 from appliance.bundle.findings import Finding, Severity, error, warning
 from appliance.bundle.inventory import Inventory
 from appliance.bundle.layout import (
@@ -229,7 +229,8 @@ def _check_subjects(statement: Statement) -> Iterator[Finding]:
                 f"is listed in the statement, but its name {fault or 'is the attestation itself'}"
             )
             yield error("name-unsafe", text, show_name(name))
-    for first, second in find_name_clashes(statement.subjects):
+    usable = (name for name in statement.subjects if describe_name_fault(name) is None)
+    for first, second in find_name_clashes(usable):
         text = f"is listed beside {show_name(first)}, which some file systems cannot keep apart"
         yield error("name-clash", text, show_name(second))
     for needed in (BUNDLE_FILE, PUBLIC_KEY_FILE):

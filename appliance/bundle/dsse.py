@@ -118,13 +118,19 @@ def _encode(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
+def decode_base64(value: str | bytes, what: str) -> bytes:
+    """The bytes of canonical base64 text. Raises EnvelopeError, which names ``what``."""
+    try:
+        data = base64.b64decode(value, validate=True)
+        text = value if isinstance(value, bytes) else value.encode("ascii")
+    except (binascii.Error, ValueError) as error:
+        raise EnvelopeError(f"{what} is not base64") from error
+    if base64.b64encode(data) != text:
+        raise EnvelopeError(f"{what} is not base64 in its canonical form")
+    return data
+
+
 def _decode(value: object, what: str) -> bytes:
     if not isinstance(value, str):
         raise EnvelopeError(f"{what} is not text")
-    try:
-        data = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise EnvelopeError(f"{what} is not base64") from error
-    if _encode(data) != value:
-        raise EnvelopeError(f"{what} is not base64 in its canonical form")
-    return data
+    return decode_base64(value, what)

@@ -1,24 +1,31 @@
 """What a bundle says of its run, and whether its parts say the same.
 
 Only files whose bytes were hashed in the same pass are read (:mod:`appliance.bundle.inventory`).
-Everything may be garbage: a value of the wrong type counts as not said. Files are known by their
-name, wherever a stage has put them below ``content/`` or ``observed/``.
+Everything may be garbage: a value of the wrong type, or a text longer than any there is, counts as
+not said. Files are known by their name, wherever a stage has put them below ``content/`` or
+``observed/``. Only one is held as a value at a time.
 """
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from appliance.bundle.bounds import parse_json
 from appliance.bundle.findings import Claims, Finding, error
 from appliance.bundle.layout import BUNDLE_FILE, CONTENT, OBSERVED, show_name
 from appliance.bundle.preregistration import (
     PREREGISTRATION_FILE,
+    RECEIPT_PATH,
+    REGISTRATION_PATH,
+    Counterpart,
     check_preregistration,
+    check_presence,
     describe_preregistration,
+    read_training,
 )
 from appliance.bundle.public_keys import PublicKey
 from appliance.digest import sha256_json
@@ -46,6 +53,7 @@ FACT_FILES = frozenset(
 )
 
 MAX_COUNT = 2**53
+MAX_TEXT_LENGTH = 1000
 RATE_TOLERANCE = 1e-9
 
 
@@ -60,57 +68,56 @@ class Fact:
 
 def is_fact_file(name: str) -> bool:
     """Whether a file of this bundle path is read for what it says."""
+    if name == RECEIPT_PATH:
+        return True
     top, _, rest = name.partition("/")
     return top in (CONTENT, OBSERVED) and rest.rpartition("/")[2] in FACT_FILES
-
-
-def parse_json(data: bytes) -> Any:
-    """The JSON value in ``data``. Raises ValueError for everything else, however it is broken."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        return json.loads(data.decode("utf-8"), parse_constant=refuse)
-    except RecursionError as problem:
-        raise ValueError("it is nested too deeply") from problem
 
 
 def check_facts(kept: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[Finding]:
     """Compare what the files and the signed manifest say; each contradiction is an error."""
     findings: list[Finding] = []
-    values: dict[str, Any] = {}
-    for name in sorted(filter(is_fact_file, kept)):
-        if name.endswith((".jsonl", PREREGISTRATION_FILE)):
-            continue
+    facts = [*_manifest_facts(manifest)]
+    for name in filter(_is_object_file, sorted(kept)):
         try:
-            values[name] = parse_json(kept[name])
+            value = parse_json(kept[name])
         except ValueError as problem:
             text = f"is not readable as JSON ({problem})"
             findings.append(error("malformed", text, show_name(name)))
-    findings.extend(_compare([*_manifest_facts(manifest), *_file_facts(values)]))
-    findings.extend(
-        error("contradiction", "says something else than the signed manifest", show_name(name))
-        for name, value in values.items()
-        if name.endswith("/" + MANIFEST_FILE) and not _agrees(value, manifest)
-    )
+            continue
+        facts.extend(_file_facts(name, _mapping(value)))
+        if name.endswith("/" + MANIFEST_FILE) and not _agrees(value, manifest):
+            text = "says something else than the signed manifest"
+            findings.append(error("contradiction", text, show_name(name)))
+    findings.extend(_compare(facts))
     for name in sorted(kept):
         if name.endswith("/" + EPISODES_FILE) and is_fact_file(name):
-            metrics_name = name.removesuffix(EPISODES_FILE) + METRICS_FILE
-            findings.extend(_check_episodes(name, kept[name], metrics_name, values))
+            findings.extend(_check_episodes(name, kept))
     return findings
 
 
 def check_registrations(
     kept: Mapping[str, bytes],
+    digests: Mapping[str, str],
     manifest: Mapping[str, Any],
     key_id: str | None,
     keys: Mapping[str, PublicKey],
 ) -> Iterator[Finding]:
-    """Check what was declared before training against what the signed manifest says now."""
-    for name in sorted(filter(is_fact_file, kept)):
-        if name.endswith("/" + PREREGISTRATION_FILE):
-            yield from check_preregistration(name, kept[name], manifest, key_id, keys)
+    """Check what was declared before training against what the bundle says now.
+
+    ``digests`` holds the SHA-256 of every file by bundle path.
+    """
+    yield from check_presence(manifest, digests)
+    bundle = Counterpart(
+        manifest=manifest,
+        key_id=key_id,
+        lock=_find(kept, LOCK_FILE),
+        digests=digests,
+        training=read_training(kept.get(RECEIPT_PATH)),
+    )
+    for name in sorted(kept):
+        if name.endswith("/" + PREREGISTRATION_FILE) and is_fact_file(name):
+            yield from check_preregistration(name, kept[name], bundle, keys)
 
 
 def read_claims(
@@ -140,13 +147,8 @@ def read_claims(
         successes=_count(metrics.get("successes")),
         success_rate=_fraction(metrics.get("success_rate")),
         success_interval=_interval(metrics.get("wilson_interval")),
-        declared=next(
-            (
-                describe_preregistration(kept[name])
-                for name in sorted(filter(is_fact_file, kept))
-                if name.endswith("/" + PREREGISTRATION_FILE)
-            ),
-            None,
+        declared=describe_preregistration(
+            kept.get(REGISTRATION_PATH, b""), read_training(kept.get(RECEIPT_PATH))
         ),
         started_on=_text(times.get("startedOn")),
         finished_on=_text(times.get("finishedOn")),
@@ -172,23 +174,27 @@ def _manifest_facts(manifest: Mapping[str, Any]) -> Iterator[Fact]:
             return
 
 
-def _file_facts(values: Mapping[str, Any]) -> Iterator[Fact]:
+def _is_object_file(name: str) -> bool:
+    """Whether it is one of the files that hold one JSON object with facts."""
+    others = (EPISODES_FILE, PREREGISTRATION_FILE)
+    return is_fact_file(name) and name != RECEIPT_PATH and not name.endswith(others)
+
+
+def _file_facts(path: str, fields: Mapping[str, Any]) -> Iterator[Fact]:
     shared = {
         "plan_sha256": "plan_sha256",
         "repo_id": "repo_id",
         "dataset_fingerprint": "dataset_fingerprint",
     }
-    for path, value in values.items():
-        fields = _mapping(value)
-        base = path.rpartition("/")[2]
-        if base in (PLAN_META_FILE, RUN_SUMMARY_FILE, PROVENANCE_FILE):
-            yield from _facts(path, fields, shared)
-        elif base == LOCK_FILE:
-            renamed = {"repo_id": "repo_id", "fingerprint": "dataset_fingerprint"}
-            yield from _facts(path, _mapping(fields.get("dataset")), renamed)
-            yield from _facts(path, fields, {"manifest_sha256": "manifest_sha256"})
-        elif base in (METRICS_FILE, OBSERVED_METRICS_FILE):
-            yield from _facts(path, fields, {"episodes": "episodes", "successes": "successes"})
+    base = path.rpartition("/")[2]
+    if base in (PLAN_META_FILE, RUN_SUMMARY_FILE, PROVENANCE_FILE):
+        yield from _facts(path, fields, shared)
+    elif base == LOCK_FILE:
+        renamed = {"repo_id": "repo_id", "fingerprint": "dataset_fingerprint"}
+        yield from _facts(path, _mapping(fields.get("dataset")), renamed)
+        yield from _facts(path, fields, {"manifest_sha256": "manifest_sha256"})
+    elif base in (METRICS_FILE, OBSERVED_METRICS_FILE):
+        yield from _facts(path, fields, {"episodes": "episodes", "successes": "successes"})
 
 
 def _facts(path: str, fields: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Fact]:
@@ -224,25 +230,24 @@ def _is_part_of(part: object, whole: object) -> bool:
     return part == whole
 
 
-def _check_episodes(
-    name: str, data: bytes, metrics_name: str, values: Mapping[str, Any]
-) -> Iterator[Finding]:
+def _check_episodes(name: str, kept: Mapping[str, bytes]) -> Iterator[Finding]:
     """Count the rows of ``episodes.jsonl`` and compare with the metrics beside it."""
-    rows: list[Mapping[str, Any]] = []
-    for number, line in enumerate(data.splitlines(), start=1):
+    count = successes = 0
+    for line in io.BytesIO(kept[name]):
+        count += 1
         try:
-            rows.append(_mapping(parse_json(line)))
+            row = _mapping(parse_json(line))
         except ValueError as problem:
-            text = f"line {number} is not readable as JSON ({problem})"
+            text = f"line {count} is not readable as JSON ({problem})"
             yield error("malformed", text, show_name(name))
             return
-    metrics = _mapping(values.get(metrics_name))
-    successes = sum(row.get("outcome") == "success" or row.get("success") is True for row in rows)
-    rate = successes / len(rows) if rows else 0.0
+        successes += row.get("outcome") == "success" or row.get("success") is True
+    metrics_name = name.removesuffix(EPISODES_FILE) + METRICS_FILE
+    metrics = _mapping(_parsed(kept, metrics_name))
     counted: list[tuple[str, float, Callable[[object], float | None]]] = [
-        ("episodes", len(rows), _count),
+        ("episodes", count, _count),
         ("successes", successes, _count),
-        ("success_rate", rate, _fraction),
+        ("success_rate", successes / count if count else 0.0, _fraction),
     ]
     for field, expected, read in counted:
         said = read(metrics.get(field))
@@ -273,7 +278,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_TEXT_LENGTH else None
 
 
 def _count(value: object) -> int | None:

@@ -40,14 +40,17 @@ since it was signed. It does not show that the run was done honestly: only doing
 
 ## Without this program
 
-With a shell, python3 (its standard library) and openssl, in this folder. `KEY` is the signer's
-public key, from the signer.
+With a shell, python3 (its standard library) and openssl, in this folder. First set `KEY` to the
+signer's public key, a PEM file that you got from the signer (`KEY=/path/to/the_key.pem`), by a way
+that you trust: the signer prints it with `appliance keys show`. `public_key.pem` in here proves
+nothing by itself: it comes from whoever made this bundle. If what you have from the signer is the
+key's id, you may take that file, and step 3 tells whether it is that key.
 
 1. Take the signed bytes (the DSSE pre-authentication encoding of the statement), the signature and
    the list of files out of the attestation.
 
 ```sh
-KEY=$${KEY:-public_key.pem}
+KEY=$${KEY:?set it first to the PEM file of the public key that you got from the signer}
 OUT=$$(mktemp -d)
 python3 - "$$OUT" <<'EOF'
 import base64, json, pathlib, sys
@@ -73,7 +76,7 @@ sha256sum --check --quiet --strict "$$OUT/sums"
 find . ! -type d | LC_ALL=C sort | diff - "$$OUT/names"
 ```
 
-3. Check that `KEY` is the key named above: this prints its id.
+3. Check whose key `KEY` is: this prints its id, which must be the one the signer told you.
 
 ```sh
 openssl pkey -pubin -in "$$KEY" -outform DER | sha256sum

@@ -8,18 +8,22 @@ and is not opened.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appliance.bundle.bounds import MAX_KEPT_BYTES
 from appliance.bundle.findings import Finding, error, warning
-from appliance.bundle.layout import MAX_KEPT_FILE_BYTES, describe_name_fault, show_name
+from appliance.bundle.layout import describe_name_fault, show_name
 
 PIECE_BYTES = 1 << 20
-MAX_KEPT_BYTES = 32 << 20
+
+# How many bytes of the file with this bundle path may be kept; 0 for a file that is only hashed.
+KeptLimit = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,7 @@ class Inventory:
 class Collector:
     """Gathers an inventory file by file; the sum of what is kept stays under a limit."""
 
-    wanted: Callable[[str], bool]
+    limit_of: KeptLimit
     digests: dict[str, str] = field(default_factory=dict)
     kept: dict[str, bytes] = field(default_factory=dict)
     empty_folders: list[str] = field(default_factory=list)
@@ -55,15 +59,15 @@ class Collector:
     def add_file(self, name: str, read: Callable[[int], bytes]) -> None:
         """Hash what ``read(size)`` gives until it gives nothing, and keep it when it is wanted."""
         hasher = hashlib.sha256()
-        pieces: list[bytes] | None = [] if self.wanted(name) else None
+        limit = self.limit_of(name)
+        pieces: list[bytes] | None = [] if limit else None
         size_bytes = 0
         while piece := read(PIECE_BYTES):
             hasher.update(piece)
             size_bytes += len(piece)
             if pieces is not None:
                 pieces.append(piece)
-                room = min(MAX_KEPT_FILE_BYTES, MAX_KEPT_BYTES - self.kept_bytes)
-                if size_bytes > room:
+                if size_bytes > min(limit, MAX_KEPT_BYTES - self.kept_bytes):
                     pieces = None
                     self.findings.append(_too_large(name))
         self.digests[name] = hasher.hexdigest()
@@ -96,12 +100,12 @@ class Collector:
         )
 
 
-def take_inventory(folder: Path, wanted: Callable[[str], bool]) -> Inventory:
-    """Look at everything below ``folder``; keep the bytes of the small files ``wanted`` names.
+def take_inventory(folder: Path, limit_of: KeptLimit) -> Inventory:
+    """Look at everything below ``folder``; keep the bytes of the files ``limit_of`` lets in.
 
     Never raises for what it finds: what cannot be read is a finding.
     """
-    collector = Collector(wanted)
+    collector = Collector(limit_of)
     pending = [""]
     while pending:
         pending.extend(_visit_folder(folder, pending.pop(), collector))
@@ -140,13 +144,33 @@ def _visit_entry(root: Path, name: str, collector: Collector) -> bool:
     return False
 
 
+def read_regular_file(path: Path, limit_bytes: int) -> bytes:
+    """The bytes of a file that nobody vouches for.
+
+    Raises OSError for a link, a pipe or any other special file, which is never waited for, and for
+    more than ``limit_bytes``.
+    """
+    with _opened(path) as handle, os.fdopen(handle, "rb", closefd=False) as stream:
+        data = stream.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise OSError(f"it is larger than {limit_bytes >> 10} KiB")
+    return data
+
+
 def _hash_file(path: Path, name: str, collector: Collector) -> None:
+    with _opened(path) as handle:
+        collector.add_file(name, lambda size: os.read(handle, size))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of the regular file ``path``."""
     # Non-blocking and without following links: the entry may have been replaced since lstat.
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError("it changed into another kind of file while it was looked at")
-        collector.add_file(name, lambda size: os.read(handle, size))
+            raise OSError("it is no regular file, or was replaced while it was looked at")
+        yield handle
     finally:
         os.close(handle)
 

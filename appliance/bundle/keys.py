@@ -38,6 +38,8 @@ PUBLIC_KEY_FILE = "signing_key.pub.pem"
 TRUSTED_FOLDER = "trusted"
 LOCK_FILE = ".lock"
 MIN_PREFIX_LENGTH = 8
+# OpenSSL's own limit for a passphrase of a PEM file (PEM_BUFSIZE).
+MAX_PASSPHRASE_BYTES = 1023
 ENCRYPTED_MARK = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
 # Asked with the path of an encrypted key; gives the passphrase.
@@ -109,11 +111,14 @@ def secret_places(
 def create_key(key_dir: Path | None = None, *, passphrase: bytes | None = None) -> SigningKey:
     """Make the user's signing key, encrypted when a passphrase is given.
 
-    Raises SigningKeyError when there is a key already or the passphrase is empty.
+    Raises SigningKeyError when there is a key already, or the passphrase is empty or too long.
     """
     folder = default_key_dir() if key_dir is None else key_dir
-    if passphrase is not None and not passphrase:
-        raise SigningKeyError("The passphrase is empty. Give one with at least one character.")
+    if passphrase is not None and not 0 < len(passphrase) <= MAX_PASSPHRASE_BYTES:
+        raise SigningKeyError(
+            f"The passphrase is {len(passphrase)} bytes long. Give one of 1 to"
+            f" {MAX_PASSPHRASE_BYTES} bytes."
+        )
     _make_private_folder(folder)
     with _locked(folder):
         path = folder / PRIVATE_KEY_FILE

@@ -22,6 +22,7 @@ bundle is written; when one is verified, any other name is a finding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import ClassVar
 
 from appliance.digest import tree_digest
@@ -46,10 +47,9 @@ ATTESTATION_FILE = "attestation.sigstore.json"
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
 
-# The check keeps no file larger than this in memory, so no attestation may be larger.
-MAX_KEPT_FILE_BYTES = 16 << 20
 MAX_NAME_BYTES = 200
 MAX_PATH_BYTES = 800
+MAX_SHOWN_LENGTH = 4096
 FORBIDDEN_CHARACTERS = frozenset('\\:*?"<>|')
 
 
@@ -78,20 +78,31 @@ def describe_name_fault(name: str) -> str | None:
 def find_name_clashes(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of paths that a file system which folds case could not keep apart.
 
-    Folders count: ``a/x`` and ``A/y`` clash. So do a file and a folder of one name.
+    Folders count: ``a/x`` and ``A/y`` clash. So do a file and a folder of one name. Empty only if
+    no two of the paths clash; of many that do, each is named with one of the others.
     """
-    seen: dict[str, tuple[str, bool]] = {}
-    clashes: list[tuple[str, str]] = []
-    for name in sorted(set(names)):
-        parts = name.split("/")
-        for depth in range(1, len(parts) + 1):
-            path = "/".join(parts[:depth])
-            entry = (path, depth < len(parts))
-            known = seen.setdefault(path.casefold(), entry)
-            if known != entry:
-                clashes.append((known[0], name))
-                break
-    return clashes
+    ordered = sorted(set(names), key=clash_order)
+    pairs = ((find_clash(first, second), second) for first, second in pairwise(ordered))
+    return [(first, second) for first, second in pairs if first is not None]
+
+
+def clash_order(name: str) -> tuple[str, str]:
+    """A sorting key: of paths that clash some are neighbours in this order.
+
+    What lies in one folder, however that is spelled, is not parted by anything else.
+    """
+    return name.casefold().replace("/", "\0"), name
+
+
+def find_clash(first: str, second: str) -> str | None:
+    """The part of path ``first`` that cannot be kept apart from ``second``; None if all can."""
+    one, other = first.split("/"), second.split("/")
+    for depth, (part, match) in enumerate(zip(one, other, strict=False), start=1):
+        if part.casefold() != match.casefold():
+            return None
+        if part != match or (depth == len(one)) != (depth == len(other)):
+            return "/".join(one[:depth])
+    return None
 
 
 def content_digest(digests: Mapping[str, str]) -> str:
@@ -107,7 +118,9 @@ def content_digest(digests: Mapping[str, str]) -> str:
 
 
 def show_name(name: str) -> str:
-    """``name`` for a terminal: whatever is not printable is written as an escape."""
+    """``name`` for a terminal: what is not printable is an escape, an overlong end is cut."""
+    if len(name) > MAX_SHOWN_LENGTH:
+        name = name[:MAX_SHOWN_LENGTH] + "..."
     if name.isprintable():
         return name
     return "".join(

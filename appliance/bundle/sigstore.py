@@ -2,20 +2,30 @@
 
 There is no certificate and no transparency log: the key is named by a hint, and whoever verifies
 must have the key already. The file is canonical JSON with a final newline, and only that one
-spelling is accepted, so that no byte of it can change unseen. Specification:
-sigstore/protobuf-specs, ``sigstore_bundle.proto``.
+spelling is accepted, so that no byte of it can change unseen. So the payload stands at a known
+place, and is taken out before anything is parsed. Specification: sigstore/protobuf-specs,
+``sigstore_bundle.proto``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from appliance.bundle.dsse import Envelope, EnvelopeError, envelope_from_dict, envelope_to_dict
+from appliance.bundle.bounds import MAX_ENVELOPE_BYTES, parse_json
+from appliance.bundle.dsse import (
+    Envelope,
+    EnvelopeError,
+    decode_base64,
+    envelope_from_dict,
+    envelope_to_dict,
+)
 from appliance.digest import canonical_json
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_BEFORE_PAYLOAD = b'{"dsseEnvelope":{"payload":"'
+_OTHER_FORM = "it is not written in the canonical form (other fields, order, spacing or key hint)"
 
 
 def encode_attestation(envelope: Envelope, *, hint: str | None = None) -> bytes:
@@ -33,9 +43,12 @@ def decode_attestation(data: bytes, *, first_form: bool = False) -> Envelope:
     Raises EnvelopeError for anything else than exactly what :func:`encode_attestation` writes. With
     ``first_form`` only the form of the first version is read, which left ``tlogEntries`` out.
     """
+    frame, payload = _split(data)
+    if len(frame) > MAX_ENVELOPE_BYTES:
+        raise EnvelopeError(_OTHER_FORM)
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(frame)
+    except ValueError as error:
         raise EnvelopeError("it is not JSON") from error
     if not isinstance(value, Mapping) or value.get("mediaType") != MEDIA_TYPE:
         raise EnvelopeError(f"its mediaType is not {MEDIA_TYPE}")
@@ -46,11 +59,18 @@ def decode_attestation(data: bytes, *, first_form: bool = False) -> Envelope:
         expected = _encode(envelope, envelope.signatures[0].key_id, with_log=not first_form)
     except ValueError as error:
         raise EnvelopeError("it holds text that is not Unicode") from error
-    if data != expected:
-        raise EnvelopeError(
-            "it is not written in the canonical form (other fields, order, spacing or key hint)"
-        )
-    return envelope
+    if payload is None or frame != expected:
+        raise EnvelopeError(_OTHER_FORM)
+    return replace(envelope, payload=decode_base64(payload, "payload"))
+
+
+def _split(data: bytes) -> tuple[bytes, bytes | None]:
+    """The file with an empty payload, and the payload's text; None where it cannot stand."""
+    start = len(_BEFORE_PAYLOAD)
+    end = data.find(b'"', start)
+    if not data.startswith(_BEFORE_PAYLOAD) or end < 0:
+        return data, None
+    return _BEFORE_PAYLOAD + data[end:], data[start:end]
 
 
 def _encode(envelope: Envelope, hint: str, *, with_log: bool = True) -> bytes:

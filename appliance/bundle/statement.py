@@ -8,12 +8,12 @@ done honestly. The builder's id says so and claims nothing else.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from appliance.bundle.bounds import parse_json
 from appliance.bundle.dsse import IN_TOTO_PAYLOAD_TYPE, Envelope
 from appliance.bundle.layout import CONTENT, FILE_MODE, FOLDER_MODE, show_name
 from appliance.digest import canonical_json
@@ -126,9 +126,9 @@ def decode_statement(
     if envelope.payload_type != IN_TOTO_PAYLOAD_TYPE:
         raise StatementError(f"its payload type is not {IN_TOTO_PAYLOAD_TYPE}")
     try:
-        value = json.loads(envelope.payload)
-    except (ValueError, RecursionError) as error:
-        raise StatementError("its payload is not JSON") from error
+        value = parse_json(envelope.payload)
+    except ValueError as error:
+        raise StatementError(f"its payload is not readable as JSON ({error})") from error
     if not isinstance(value, Mapping):
         raise StatementError("its payload is not a JSON object")
     for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", predicate_type)):

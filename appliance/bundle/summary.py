@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from appliance.bundle.bounds import MAX_ATTESTATION_BYTES
 from appliance.bundle.dsse import (
     IN_TOTO_PAYLOAD_TYPE,
     Envelope,
@@ -20,8 +21,9 @@ from appliance.bundle.dsse import (
     sign_envelope,
 )
 from appliance.bundle.findings import Countersignature, Finding, warning
+from appliance.bundle.inventory import read_regular_file
 from appliance.bundle.keys import SigningKey
-from appliance.bundle.layout import ATTESTATION_FILE, CONTENT, MAX_KEPT_FILE_BYTES, show_name
+from appliance.bundle.layout import ATTESTATION_FILE, CONTENT, show_name
 from appliance.bundle.public_keys import PublicKey
 from appliance.bundle.sigstore import decode_attestation, encode_attestation
 from appliance.bundle.statement import (
@@ -165,8 +167,7 @@ def check_summary(
     """
     shown = show_name(path.name)
     try:
-        with path.open("rb") as stream:
-            found = read_summary(stream.read(MAX_KEPT_FILE_BYTES))
+        found = read_summary(read_regular_file(path, MAX_ATTESTATION_BYTES))
     except OSError as problem:
         text = f"cannot be read ({problem.strerror or problem})"
         return None, [warning("countersignature-unreadable", text, shown)]

@@ -12,6 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.bundle.archive import is_archive, take_archive_inventory
+from appliance.bundle.bounds import (
+    MAX_ATTESTATION_BYTES,
+    MAX_EPISODES_BYTES,
+    MAX_FACT_FILE_BYTES,
+)
 from appliance.bundle.checks import (
     Attestation,
     check_bundle_file,
@@ -23,6 +28,7 @@ from appliance.bundle.checks import (
     recompute_content_digest,
 )
 from appliance.bundle.facts import (
+    EPISODES_FILE,
     check_facts,
     check_registrations,
     is_fact_file,
@@ -72,9 +78,9 @@ def verify_bundle(
     trusted = _collect_trusted(public_key, key_dir, trust_dir)
     wanted = expected or Expected(content_digest=expected_content_digest)
     if is_archive(path):
-        inventory = take_archive_inventory(path, _is_read)
+        inventory = take_archive_inventory(path, _kept_limit)
     elif any(_is_file(path / name) for name in (ATTESTATION_FILE, BUNDLE_FILE)):
-        inventory = take_inventory(path, _is_read)
+        inventory = take_inventory(path, _kept_limit)
     else:
         return _not_a_bundle(path, f"holds neither {ATTESTATION_FILE} nor {BUNDLE_FILE}")
     report = judge(path, inventory, trusted, wanted)
@@ -182,8 +188,15 @@ def _collect_trusted(
     return TrustedKeys(keys={**others.keys, **own.keys}, problems=(*own.problems, *others.problems))
 
 
-def _is_read(name: str) -> bool:
-    return name in (ATTESTATION_FILE, BUNDLE_FILE, PUBLIC_KEY_FILE) or is_fact_file(name)
+def _kept_limit(name: str) -> int:
+    """How many bytes of a file are kept to be read for what it says."""
+    if name == ATTESTATION_FILE:
+        return MAX_ATTESTATION_BYTES
+    if name in (BUNDLE_FILE, PUBLIC_KEY_FILE):
+        return MAX_FACT_FILE_BYTES
+    if not is_fact_file(name):
+        return 0
+    return MAX_EPISODES_BYTES if name.endswith("/" + EPISODES_FILE) else MAX_FACT_FILE_BYTES
 
 
 def _is_file(path: Path) -> bool:
@@ -209,7 +222,9 @@ def _check_statement(
     yield from check_bundle_file(inventory.kept.get(BUNDLE_FILE), statement, found_digest)
     manifest = read_manifest(statement.predicate)
     yield from check_facts(inventory.kept, manifest)
-    yield from check_registrations(inventory.kept, manifest, attestation.key_id, keys)
+    yield from check_registrations(
+        inventory.kept, inventory.digests, manifest, attestation.key_id, keys
+    )
 
 
 def _read_claims(attestation: Attestation, inventory: Inventory) -> Claims:

@@ -24,7 +24,7 @@ from appliance.errors import (
     NotABundleError,
     StorageError,
 )
-from appliance.files import read_json, write_atomic
+from appliance.files import write_atomic
 
 ARCHIVE_SUFFIX = ".tar.gz"
 
@@ -90,8 +90,9 @@ def countersign(
 ) -> None:
     """Verify a bundle, sign what was found, and write that beside it.
 
-    Only an intact bundle of a trusted signer is signed for. With a replay's verdict the result and
-    the levels are the replay's; without, the level is R0.
+    Only an intact bundle of a trusted signer is signed for. With a replay's verdict, which must be
+    REPRODUCED or NOT REPRODUCED, the result and the levels are the replay's; without, the level is
+    R0.
     """
     folder = key_dir or keys.default_key_dir()
     report = verify_bundle(bundle, public_key=key, key_dir=folder)
@@ -99,12 +100,12 @@ def countersign(
         typer.echo(format_report(report), err=True)
         raise _ERRORS[report.verdict](f"{bundle}: not countersigned, because it is not trusted.")
     verdict = None if replay is None else _read_replay(replay, report)
-    result, levels = ("PASSED", ["R0"]) if verdict is None else _result_of(verdict)
+    result, levels = _result_of(verdict, str(replay))
     signer = keys.load_or_create_key(folder, passphrase=find_passphrase(passphrase_file))
     data = sign_summary(
         attestation_sha256=str(report.attestation_sha256),
         content_digest=str(report.content_digest),
-        result="PASSED" if result == "PASSED" else "FAILED",
+        result=result,
         levels=levels,
         verified_on=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         version=__version__,
@@ -137,28 +138,23 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _read_replay(path: Path, report: VerifyReport) -> Mapping[str, Any]:
-    """A replay's verdict as `replay --output` writes it, about this very content."""
-    value = read_json(path)
-    said = value.get("subject") if isinstance(value, Mapping) else None
-    if not isinstance(said, Mapping) or not isinstance(value.get("verdict"), str):
+    """A replay's verdict as `replay --output` writes it, about this very bundle's content."""
+    from appliance.replay.document import read_verdict
+
+    value = read_verdict(path)
+    if value["content_digest"] != report.content_digest:
         raise StorageError(
-            f"{path}: not the verdict of a replay. Give what `appliance replay --output` wrote."
+            f"{path}: the verdict is about {value['content_digest'] or value['subject']['kind']},"
+            f" but this bundle is {report.content_digest}. Replay this one."
         )
-    if said.get("identity") != report.content_digest:
-        raise StorageError(
-            f"{path}: the verdict is about {said.get('identity')}, but this bundle is"
-            f" {report.content_digest}. Replay this one."
-        )
-    return dict(value)
+    return value
 
 
-def _result_of(verdict: Mapping[str, Any]) -> tuple[Result, list[str]]:
-    """PASSED only when the replay reproduced the result, for each level it has shown."""
-    levels = verdict.get("levels")
-    shown = [
-        str(name)
-        for name, result in (levels if isinstance(levels, Mapping) else {}).items()
-        if isinstance(result, Mapping) and result.get("status") == "shown"
-    ]
-    passed = verdict["verdict"] == "REPRODUCED"
-    return ("PASSED" if passed else "FAILED"), (sorted({"R0", *shown}) if passed else [])
+def _result_of(verdict: Mapping[str, Any] | None, label: str) -> tuple[Result, list[str]]:
+    """As `replay --sign` has it; that the bundle is intact (R0) was checked here."""
+    if verdict is None:
+        return "PASSED", ["R0"]
+    from appliance.replay.countersign import summarize_verdict
+
+    result, levels = summarize_verdict(verdict, label)
+    return result, sorted({"R0", *levels}) if result == "PASSED" else []

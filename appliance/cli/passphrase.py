@@ -15,8 +15,6 @@ from appliance.errors import SigningKeyError
 if TYPE_CHECKING:
     from appliance.bundle.keys import Passphrase
 
-MAX_PASSPHRASE_BYTES = 4096
-
 PassphraseFileOption = Annotated[
     Path | None,
     typer.Option(
@@ -59,10 +57,12 @@ def _ask(prompt: str) -> bytes:
 
 def read_passphrase(path: Path) -> bytes:
     """The first line of a file that nobody else can read. Raises SigningKeyError."""
+    from appliance.bundle.keys import MAX_PASSPHRASE_BYTES
+
     try:
         with path.open("rb") as stream:
             mode = path.stat().st_mode
-            line = stream.readline(MAX_PASSPHRASE_BYTES + 1)
+            line = stream.readline(MAX_PASSPHRASE_BYTES + len(b"\r\n"))
     except OSError as error:
         raise SigningKeyError(
             f"{path}: the passphrase cannot be read ({error.strerror}). Check the path."
@@ -72,6 +72,9 @@ def read_passphrase(path: Path) -> bytes:
             f"{path}: other users can read this passphrase. Run: chmod 600 '{path}'"
         )
     passphrase = line.rstrip(b"\r\n")
-    if not passphrase or len(line) > MAX_PASSPHRASE_BYTES:
-        raise SigningKeyError(f"{path}: its first line is empty or too long for a passphrase.")
+    if not 0 < len(passphrase) <= MAX_PASSPHRASE_BYTES:
+        raise SigningKeyError(
+            f"{path}: its first line is empty or too long for a passphrase. Write one of 1 to"
+            f" {MAX_PASSPHRASE_BYTES} bytes there."
+        )
     return passphrase

@@ -6,6 +6,7 @@ counts as its parts.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -74,22 +75,37 @@ def read_gpus() -> tuple[Gpu, ...]:
     return tuple(found)
 
 
+def chosen_gpus() -> list[str] | None:
+    """The GPUs (numbers or UUIDs) the caller chose with CUDA_VISIBLE_DEVICES; None: no choice made.
+
+    CUDA counts names up to the first that is none: "" and "-1" choose no GPU at all (CUDA C++
+    Programming Guide, "CUDA Environment Variables").
+    """
+    choice = os.environ.get(VISIBLE_DEVICES)
+    if choice is None:
+        return None
+    names = (name.strip() for name in choice.split(","))
+    shown = itertools.takewhile(lambda name: name and not name.startswith("-"), names)
+    return list(dict.fromkeys(shown))
+
+
 def handed_out(gpus: Sequence[Gpu], count: int) -> tuple[Gpu, ...]:
     """Those of ``gpus`` that a stage asking for ``count`` is given, in the driver's order.
 
-    As the container engine chooses: the first of CUDA_VISIBLE_DEVICES (numbers or UUIDs), without
-    it the first of all. Raises GpuMissingError when there are fewer.
+    As the container engine chooses: the first of ``chosen_gpus``, or of all. Raises GpuMissingError
+    when there are fewer.
     """
-    written = os.environ.get(VISIBLE_DEVICES, "")
-    named = [name.strip() for name in written.split(",") if name.strip()][:count]
-    chosen = [gpu for gpu in gpus if any(_is_named(gpu, name) for name in named)]
-    given = tuple(chosen if named else gpus[:count])
+    named = chosen_gpus()
+    if named is None:
+        given = tuple(gpus[:count])
+    else:
+        given = tuple(gpu for gpu in gpus if any(_is_named(gpu, name) for name in named[:count]))
     if len(given) < count:
-        where = f", and {VISIBLE_DEVICES} is {written}" if named else ""
+        set_to = "" if named is None else f", and {VISIBLE_DEVICES}={os.environ[VISIBLE_DEVICES]}"
         raise GpuMissingError(
             f"runtime.gpus asks for {count} and can have {len(given)}: nvidia-smi shows"
-            f" {len(gpus)}{where}",
-            f"lower runtime.gpus{f', or correct {VISIBLE_DEVICES}' if named else ''}",
+            f" {len(gpus)}{set_to}",
+            f"lower runtime.gpus{'' if named is None else f', or correct {VISIBLE_DEVICES}'}",
         )
     return given
 

@@ -9,7 +9,6 @@ key or lies beside it is ever mounted; a request that would show any of it is re
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.engine.gpus import VISIBLE_DEVICES, chosen_gpus
 from appliance.engine.links import find_links_out, gather_whole_folders
 from appliance.errors import RuntimeMissingError, StageFailedError
 
@@ -36,7 +36,6 @@ _IMAGE_PLACES = (
     *("/opt/appliance/bin", "/usr/bin", "/usr/lib", "/etc"),
     *("/dev", "/proc", "/run", "/sys", TMP),
 )
-_GPU_CHOICE = "CUDA_VISIBLE_DEVICES"
 _GPU_CAPABILITIES = [["gpu", "compute", "utility", "graphics"]]
 
 
@@ -183,10 +182,10 @@ def _gpu_request(count: int) -> dict[str, Any]:
 
     Raises RuntimeMissingError when the caller chose fewer.
     """
-    chosen = _chosen_gpus(os.environ.get(_GPU_CHOICE))
+    chosen = chosen_gpus()
     if chosen is not None and len(chosen) < count:
         raise RuntimeMissingError(
-            f"runtime.gpus: {count} asked for, and {_GPU_CHOICE}={os.environ.get(_GPU_CHOICE)}"
+            f"runtime.gpus: {count} asked for, and {VISIBLE_DEVICES}={os.environ[VISIBLE_DEVICES]}"
             f" leaves {len(chosen)} to this run. Name {count} in it, unset it to be given any, or"
             " lower runtime.gpus."
         )
@@ -198,19 +197,6 @@ def _gpu_request(count: int) -> dict[str, Any]:
         "DeviceIDs": [] if chosen is None else chosen[:count],
     }
     return request
-
-
-def _chosen_gpus(choice: str | None) -> list[str] | None:
-    """The GPUs CUDA would show for this choice, each once; None where none was made.
-
-    CUDA counts names up to the first that is none: "" and "-1" choose no GPU at all (CUDA C++
-    Programming Guide, "CUDA Environment Variables").
-    """
-    if choice is None:
-        return None
-    names = (name.strip() for name in choice.split(","))
-    shown = itertools.takewhile(lambda name: name and not name.startswith("-"), names)
-    return list(dict.fromkeys(shown))
 
 
 def _refuse(target: Path, source: Path, hidden: Sequence[Path]) -> None:

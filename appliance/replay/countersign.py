@@ -9,10 +9,10 @@ from typing import Any
 
 from appliance import __version__
 from appliance.bundle.keys import SigningKey
-from appliance.bundle.summary import sign_summary, summary_path
+from appliance.bundle.summary import Result, sign_summary, summary_path
 from appliance.errors import ReplayError
 from appliance.files import write_atomic
-from appliance.replay.levels import LevelStatus
+from appliance.replay.levels import Level, LevelStatus
 from appliance.replay.replay import Replay
 from appliance.replay.verdict import Conclusion
 
@@ -30,10 +30,28 @@ def check_can_be_signed(replay: Replay) -> None:
             f"{replay.subject.label}: not countersigned, because it is not from a signer you trust."
             " Verify it with the signer's key (--key), or trust that key first."
         )
-    if replay.verdict.conclusion not in (Conclusion.REPRODUCED, Conclusion.NOT_REPRODUCED):
+    _check_is_decided(replay.verdict.conclusion, replay.subject.label)
+
+
+def summarize_verdict(document: Mapping[str, Any], label: str) -> tuple[Result, list[Level]]:
+    """What a countersignature says of the verdict ``document``, which has the form of the schema.
+
+    PASSED names the levels that were shown; FAILED names none. Raises ReplayError, which names
+    ``label``, for a verdict that is neither.
+    """
+    conclusion = Conclusion(document["verdict"])
+    _check_is_decided(conclusion, label)
+    if conclusion is not Conclusion.REPRODUCED:
+        return "FAILED", []
+    levels = {Level(name): LevelStatus(each["status"]) for name, each in document["levels"].items()}
+    return "PASSED", sorted(level for level in levels if levels[level] is LevelStatus.SHOWN)
+
+
+def _check_is_decided(conclusion: Conclusion, label: str) -> None:
+    if conclusion not in (Conclusion.REPRODUCED, Conclusion.NOT_REPRODUCED):
         raise ReplayError(
-            f"{replay.subject.label}: not countersigned, because the verdict is"
-            f" {replay.verdict.conclusion.value}: neither passed nor failed."
+            f"{label}: not countersigned, because the verdict is {conclusion.value}: neither passed"
+            " nor failed. Replay with what the verdict's reason asks for, and sign that."
         )
 
 
@@ -45,16 +63,11 @@ def countersign(replay: Replay, document: Mapping[str, Any], key: SigningKey) ->
     check_can_be_signed(replay)
     report = replay.subject.report
     assert report is not None, "check_can_be_signed saw to it"
-    passed = replay.verdict.conclusion is Conclusion.REPRODUCED
-    levels = [
-        level.value
-        for level, result in replay.verdict.levels.items()
-        if passed and result.status is LevelStatus.SHOWN
-    ]
+    result, levels = summarize_verdict(document, replay.subject.label)
     data = sign_summary(
         attestation_sha256=str(report.attestation_sha256),
         content_digest=str(report.content_digest),
-        result="PASSED" if passed else "FAILED",
+        result=result,
         levels=levels,
         verified_on=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         version=__version__,

@@ -8,8 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+from jsonschema.exceptions import best_match
+
 from appliance import __version__
-from appliance.files import write_json
+from appliance.errors import StorageError
+from appliance.files import read_json, write_json
 from appliance.manifest.difference import ABSENT
 from appliance.replay.comparison import Compared, Outcome, StageComparison
 from appliance.replay.levels import MEANINGS
@@ -64,6 +68,20 @@ def write_verdict(replay: Replay, path: Path) -> dict[str, Any]:
     document = verdict_document(replay)
     write_json(path, document)
     return document
+
+
+def read_verdict(path: Path) -> dict[str, Any]:
+    """The document in the file ``path``. Raises StorageError when it has not the schema's form."""
+    value = read_json(path)
+    fault = best_match(jsonschema.Draft202012Validator(read_schema()).iter_errors(value))
+    if fault is not None:
+        where = fault.json_path.removeprefix("$").removeprefix(".") or "the whole"
+        raise StorageError(
+            f"{path}: not the verdict of a replay: {where}: {fault.message[:200]}. Give what"
+            " `appliance replay BUNDLE --output FILE` wrote, unchanged."
+        )
+    verdict: dict[str, Any] = value
+    return verdict
 
 
 def read_schema() -> dict[str, Any]:

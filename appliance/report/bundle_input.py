@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from appliance.bundle.bounds import MAX_ATTESTATION_BYTES
 from appliance.bundle.checks import read_attestation
 from appliance.bundle.facts import read_manifest
 from appliance.bundle.findings import VerifyReport
-from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE, MAX_KEPT_FILE_BYTES
+from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE
 from appliance.report.evidence import Evidence, as_list, as_text
 from appliance.report.report_input import ReportInput
 
@@ -51,6 +52,6 @@ def _list_regular_files(folder: Path) -> dict[str, Path]:
 
 
 def _read_signed(evidence: Evidence) -> Mapping[str, Any]:
-    data = evidence.read_bytes(ATTESTATION_FILE, MAX_KEPT_FILE_BYTES)
+    data = evidence.read_bytes(ATTESTATION_FILE, MAX_ATTESTATION_BYTES)
     statement = read_attestation(data).statement
     return {} if statement is None else read_manifest(statement.predicate)

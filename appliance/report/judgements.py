@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from appliance.bundle.findings import Countersignature, VerifyReport
-from appliance.bundle.preregistration import PREREGISTRATION_FILE, describe_preregistration
+from appliance.bundle.preregistration import (
+    RECEIPT_PATH,
+    REGISTRATION_PATH,
+    describe_preregistration,
+    read_training,
+)
 from appliance.report.blocks import Block, Cell, Facts, Fold, Note, Tone, make_table
 from appliance.report.evidence import Evidence, as_count, as_list, as_mapping, as_text
 from appliance.report.wording import NOT_RECORDED, show_count
 
-DECLARATION = f"observed/train/{PREREGISTRATION_FILE}"
 REPLAY_FORMAT = "plan-star-replay-verdict-v1"
 _MOST_ROWS = 60
 _TONES = {
@@ -34,8 +38,9 @@ def list_judgements(
     content_digest: str | None,
 ) -> Iterator[Block]:
     """The declaration, a replay's verdict that was given, and the countersignatures found."""
-    data = evidence.read_bytes(DECLARATION)
-    declared = None if data is None else describe_preregistration(data)
+    data = evidence.read_bytes(REGISTRATION_PATH)
+    training = read_training(evidence.read_bytes(RECEIPT_PATH))
+    declared = None if data is None else describe_preregistration(data, training)
     if declared is not None:
         yield Facts(rows=(("declared and signed", Cell(text=declared)),))
     if replay:

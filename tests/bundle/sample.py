@@ -9,6 +9,7 @@ from typing import Any
 
 from appliance.bundle.assemble import BundleIdentity, BundleSources, write_bundle
 from appliance.bundle.keys import SigningKey, load_or_create_key
+from appliance.bundle.layout import content_digest
 from appliance.bundle.preregistration import PREREGISTRATION_FILE, sign_preregistration
 from appliance.bundle.sbom import Component, describe_components, python_purl
 from appliance.bundle.statement import Dependency, RunMetadata
@@ -33,6 +34,8 @@ MANIFEST: dict[str, Any] = {
     "expect": {"success_rate": {"value": 0.75, "margin": 0.2, "alpha": 0.05}},
 }
 REGISTRATION = f"train/{PREREGISTRATION_FILE}"
+RECEIPT = "receipts/train.json"
+TRAINING_STARTED = "2026-01-01T02:00:00+00:00"
 UPSTREAM = {
     "plan": (),
     "norm_stats": ("plan",),
@@ -144,6 +147,31 @@ def make_steps(content: Mapping[str, bytes], registration: bytes) -> list[Step]:
     return steps
 
 
+def stage_digest(content: Mapping[str, bytes], stage: str) -> str:
+    """The content digest a stage's receipt gives."""
+    prefix = stage + "/"
+    return content_digest(
+        {
+            f"content/{name.removeprefix(prefix)}": sha256_bytes(data)
+            for name, data in content.items()
+            if name.startswith(prefix)
+        }
+    )
+
+
+def make_receipt(registration: bytes) -> bytes:
+    """The training's receipt, as far as a bundle's check reads it."""
+    outputs = {f"observed/{PREREGISTRATION_FILE}": sha256_bytes(registration)}
+    return _json(
+        {
+            "version": 1,
+            "stage": "train",
+            "outputs": outputs,
+            "times": {"started_utc": TRAINING_STARTED, "seconds": 1800.0},
+        }
+    )
+
+
 def make_bundle(
     base: Path,
     *,
@@ -166,13 +194,13 @@ def make_bundle(
     registration = sign_preregistration(
         manifest=MANIFEST if declared is None else declared,
         lock=LOCK,
-        upstream={"plan": f"sha256-tree-v1:{PLAN_SHA256}"},
+        upstream={"plan": stage_digest(whole, "plan")},
         registered_on=registered_on or "2026-01-01T01:59:00Z",
         key=signer,
     )
     seen = dict(observed_files() if observed is None else observed)
     if observed is None or declared is not None or registered_on is not None:
-        seen[REGISTRATION] = registration
+        seen |= {REGISTRATION: registration, RECEIPT: make_receipt(registration)}
     is_whole = set(content_files()) <= set(whole)
     return write_bundle(
         base / name,

@@ -4,18 +4,22 @@ import gzip
 import io
 import random
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.bundle import archive as room
 from appliance.bundle.archive import ArchiveError, pack_bundle, read_members, unpack_bundle
 from appliance.bundle.assemble import BundleSources, write_bundle
 from appliance.bundle.findings import Verdict
 from appliance.bundle.keys import load_or_create_key
-from appliance.bundle.layout import BundleContentError
+from appliance.bundle.layout import BundleContentError, find_clash, find_name_clashes
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import digest_files, sha256_bytes, sha256_file
 from appliance.errors import NotABundleError, StorageError
@@ -51,6 +55,13 @@ def write_tar(target: Path, entries: list[tuple[tarfile.TarInfo, bytes]], form: 
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     target.write_bytes(compress(buffer.getvalue()))
+    return target
+
+
+def write_members(target: Path, names: list[str]) -> Path:
+    """An archive in the one form, of empty files with these names."""
+    members = b"".join(room._make_header(name, 0) for name in names)
+    target.write_bytes(compress(members + bytes(room.END_BYTES)))
     return target
 
 
@@ -159,6 +170,52 @@ def test_files_out_of_order_or_twice_are_refused(tmp_path: Path, order: list[str
     path = write_tar(tmp_path / "bad.tar.gz", entries, tarfile.PAX_FORMAT)
     with pytest.raises(ArchiveError, match="ascending"):
         names_of(path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "a/b"],
+        ["a", "a-c", "a.d", "a/b"],
+        ["A", "a"],
+        ["A/x", "B", "a/y"],
+        ["A/x", "B", "a"],
+        ["A", "B", "a/b/c"],
+        ["A/B/c", "A/C", "A/b", "b"],
+    ],
+    ids="+".join,
+)
+def test_files_whose_names_clash_are_refused_before_the_second_is_written(
+    tmp_path: Path, names: list[str]
+) -> None:
+    assert find_name_clashes(names)
+    path = write_members(tmp_path / "bad.tar.gz", names)
+    with pytest.raises(ArchiveError, match="cannot keep"):
+        names_of(path)
+    with pytest.raises(NotABundleError, match="cannot keep"):
+        unpack_bundle(path, tmp_path / "out")
+    assert [found.name for found in tmp_path.iterdir()] == ["bad.tar.gz"]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "A", "b", "a-", "a.x"]), min_size=1, max_size=3).map(
+            "/".join
+        ),
+        max_size=6,
+    )
+)
+def test_archive_is_read_exactly_if_no_two_names_in_it_clash(names: list[str]) -> None:
+    ordered = sorted(set(names))
+    clash = any(find_clash(one, other) for one, other in combinations(ordered, 2))
+    assert bool(find_name_clashes(names)) is clash
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_members(Path(folder) / "x.tar.gz", ordered)
+        if clash:
+            with pytest.raises(ArchiveError, match="cannot keep"):
+                names_of(path)
+        else:
+            assert names_of(path) == ordered
 
 
 @pytest.mark.parametrize(
@@ -271,6 +328,63 @@ def test_long_pax_header_is_not_read_into_memory(tmp_path: Path) -> None:
     (tmp_path / "bad.tar.gz").write_bytes(data)
     with pytest.raises(ArchiveError, match="too long"):
         names_of(tmp_path / "bad.tar.gz")
+
+
+KINDS = {
+    "file": tarfile.REGTYPE,
+    "old file": tarfile.AREGTYPE,
+    "contiguous": tarfile.CONTTYPE,
+    "hard link": tarfile.LNKTYPE,
+    "link": tarfile.SYMTYPE,
+    "device": tarfile.CHRTYPE,
+    "disk": tarfile.BLKTYPE,
+    "folder": tarfile.DIRTYPE,
+    "pipe": tarfile.FIFOTYPE,
+    "pax": tarfile.XHDTYPE,
+    "solaris pax": tarfile.SOLARIS_XHDTYPE,
+    "global pax": tarfile.XGLTYPE,
+    "GNU long name": tarfile.GNUTYPE_LONGNAME,
+    "GNU long link": tarfile.GNUTYPE_LONGLINK,
+    "GNU sparse": tarfile.GNUTYPE_SPARSE,
+    "unknown": b"Z",
+}
+
+
+def header_with_size(kind: bytes, size_bytes: int) -> bytes:
+    """A header whose size is written in base 256, the one way to write a negative one."""
+    block = bytearray(entry("audit-bundle/x", kind).tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = b"\xff" + (256**11 + size_bytes).to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert tarfile.TarInfo.frombuf(bytes(block), "utf-8", "strict").size == size_bytes
+    return bytes(block)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("size_bytes", [-1, -511, -512, -513, -(1 << 40)])
+@pytest.mark.parametrize("behind_pax", [False, True], ids=["alone", "behind-pax"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_negative_size_is_refused_at_once_in_an_entry_of_any_kind(
+    tmp_path: Path, kind: bytes, size_bytes: int, behind_pax: bool
+) -> None:
+    data = header_with_size(kind, size_bytes) + bytes(2048)
+    if behind_pax:
+        pax = entry("audit-bundle/x", tarfile.XHDTYPE)
+        pax.size = 11
+        data = pax.tobuf(tarfile.USTAR_FORMAT) + b"11 size=-5\n".ljust(512, b"\0") + data
+    path = tmp_path / "bad.tar.gz"
+    path.write_bytes(compress(data))
+    with pytest.raises(ArchiveError):
+        names_of(path)
+    report = verify_bundle(path, key_dir=tmp_path)
+    assert report.verdict is Verdict.NOT_A_BUNDLE
+
+
+@pytest.mark.timeout(60)
+def test_no_bytes_are_taken_for_a_negative_size() -> None:
+    data = zlib.compress(bytes(100), wbits=31)
+    with pytest.raises(ArchiveError, match="negative"):
+        room._Inflater(io.BytesIO(data), len(data)).take(-1)
 
 
 def test_folder_that_cannot_be_packed_says_why_and_leaves_nothing(

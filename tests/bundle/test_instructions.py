@@ -25,12 +25,17 @@ OWN_BLOCKS = 3
 OTHER_BLOCKS = 4
 
 
-def run_commands(
-    bundle: Path, key: Path, tmp_path: Path, *, others: bool = False
-) -> subprocess.CompletedProcess[str]:
+def read_commands(bundle: Path) -> list[str]:
     text = (bundle / "VERIFY.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) == OWN_BLOCKS + OTHER_BLOCKS
+    return blocks
+
+
+def run_commands(
+    bundle: Path, key: Path, tmp_path: Path, *, others: bool = False
+) -> subprocess.CompletedProcess[str]:
+    blocks = read_commands(bundle)
     if not others:
         blocks = blocks[:OWN_BLOCKS]
     tools = Path(sys.executable).parent
@@ -101,3 +106,27 @@ def test_commands_reject_a_changed_bundle(
         load_or_create_key(tmp_path / "other")
         key = tmp_path / "other" / PUBLIC_KEY_FILE
     assert run_commands(bundle, key, tmp_path).returncode != 0
+
+
+@pytest.mark.parametrize("how", [["-e"], [], ["-i"]], ids=["script", "going-on", "pasted"])
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_commands_verify_nothing_without_the_signer_s_key(
+    pristine: Path, tmp_path: Path, shell: str, how: list[str]
+) -> None:
+    """Else whoever makes a bundle anew, with another key, would be told that it is verified."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    environment = {name: value for name, value in os.environ.items() if name != "KEY"}
+    done = subprocess.run(
+        [shell, *how],
+        input="\n".join(read_commands(pristine / "bundle")[:OWN_BLOCKS]),
+        cwd=pristine / "bundle",
+        env={**environment, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert done.returncode != 0 or how == ["-i"]
+    assert "Verified OK" not in done.stdout
+    assert "from the signer" in done.stderr

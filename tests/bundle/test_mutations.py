@@ -362,7 +362,7 @@ def test_every_part_of_the_attestation_counts(pristine: Path) -> None:
 
     Every byte around the payload is tried, and every 25th of the payload, with one bit each.
     """
-    inventory = take_inventory(pristine / "bundle", lambda _: True)
+    inventory = take_inventory(pristine / "bundle", lambda _: 1 << 20)
     trusted = read_own_key(pristine / "keys")
     data = inventory.kept[ATTESTATION_FILE]
     start = data.index(b'"payload":') + len(b'"payload":')

@@ -9,13 +9,32 @@ import pytest
 from appliance.bundle.describe import format_report
 from appliance.bundle.findings import VerifyReport
 from appliance.bundle.keys import load_or_create_key
-from appliance.bundle.preregistration import read_preregistration, sign_preregistration
+from appliance.bundle.preregistration import (
+    Training,
+    describe_preregistration,
+    read_preregistration,
+    read_training,
+    registered_claim,
+    sign_preregistration,
+)
 from appliance.bundle.statement import StatementError
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import sha256_json
-from tests.bundle.sample import LOCK, MANIFEST, REGISTRATION, make_bundle, observed_files
+from tests.bundle.sample import (
+    LOCK,
+    MANIFEST,
+    RECEIPT,
+    REGISTRATION,
+    content_files,
+    make_bundle,
+    make_receipt,
+    observed_files,
+    stage_digest,
+)
 
 PATH = f"observed/{REGISTRATION}"
+CLAIM = MANIFEST["expect"]["success_rate"]
+LATE = "the result confirms nothing"
 
 
 def with_margin(margin: float) -> dict[str, Any]:
@@ -52,7 +71,10 @@ def test_registration_reads_back_and_names_manifest_and_lock(tmp_path: Path) -> 
 def test_verify_says_what_was_declared_and_when(pristine: Path) -> None:
     report = verify_bundle(pristine / "bundle", key_dir=pristine / "keys")
     assert report.findings == ()
-    expected = "success rate 0.75 within 0.2 (alpha 0.05), on 2026-01-01T01:59:00Z, before training"
+    expected = (
+        "success rate 0.75 within 0.2 (alpha 0.05), declared on 2026-01-01T01:59:00Z,"
+        " before training (started on 2026-01-01T02:00:00+00:00)"
+    )
     assert report.claims.declared == expected
     assert expected in format_report(report)
 
@@ -72,7 +94,7 @@ def test_claim_that_was_changed_after_training_is_named_though_the_bundle_is_int
     report = verify_bundle(tmp_path / "bundle", key_dir=tmp_path / "keys")
     assert report.trusted
     assert codes(report) == [("declared-otherwise", PATH)]
-    assert "otherwise before training" in report.findings[0].message
+    assert "registered otherwise" in report.findings[0].message
 
 
 def test_what_does_not_concern_the_claim_may_change(tmp_path: Path) -> None:
@@ -83,9 +105,10 @@ def test_what_does_not_concern_the_claim_may_change(tmp_path: Path) -> None:
     assert report.findings == ()
 
 
-def put(tmp_path: Path, data: bytes) -> VerifyReport:
+def put(tmp_path: Path, data: bytes, receipt: bytes | None = None) -> VerifyReport:
     """The check of a bundle that was signed with these bytes as its registration."""
-    make_bundle(tmp_path, observed={**observed_files(), REGISTRATION: data})
+    receipt = make_receipt(data) if receipt is None else receipt
+    make_bundle(tmp_path, observed={**observed_files(), REGISTRATION: data, RECEIPT: receipt})
     return verify_bundle(tmp_path / "bundle", key_dir=tmp_path / "keys")
 
 
@@ -131,3 +154,121 @@ def test_registration_that_is_none_is_an_error(tmp_path: Path, data: bytes) -> N
 def test_a_root_statement_is_no_registration(pristine: Path) -> None:
     with pytest.raises(StatementError, match="predicateType"):
         read_preregistration((pristine / "bundle/attestation.sigstore.json").read_bytes())
+
+
+def test_claim_that_nobody_registered_is_named(tmp_path: Path) -> None:
+    make_bundle(tmp_path, observed=observed_files())
+    report = verify_bundle(tmp_path / "bundle", key_dir=tmp_path / "keys")
+    assert report.trusted
+    assert codes(report) == [("preregistration-missing", PATH)]
+    assert LATE in report.findings[0].message
+    assert report.claims.declared is None
+    assert registered_claim(tmp_path / "bundle") is None
+
+
+def test_bundle_without_a_claim_needs_no_registration(tmp_path: Path) -> None:
+    silent = {name: value for name, value in MANIFEST.items() if name != "expect"}
+    make_bundle(tmp_path, observed=observed_files(), manifest=silent, content=content_files(silent))
+    report = verify_bundle(tmp_path / "bundle", key_dir=tmp_path / "keys")
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("registered_on", "is_late"),
+    [
+        ("2026-01-01T02:00:00Z", False),
+        ("2026-01-01T02:00:01Z", True),
+        ("2026-01-01T02:30:00+01:00", False),
+        ("2026-01-01T01:30:00-01:00", True),
+        ("2030-01-01T00:00:00Z", True),
+    ],
+)
+def test_registration_after_the_start_of_training_is_named_and_claims_nothing(
+    tmp_path: Path, registered_on: str, is_late: bool
+) -> None:
+    make_bundle(tmp_path, registered_on=registered_on)
+    report = verify_bundle(tmp_path / "bundle", key_dir=tmp_path / "keys")
+    assert report.trusted
+    assert codes(report) == ([("preregistration-late", PATH)] if is_late else [])
+    assert ("before training" in str(report.claims.declared)) is not is_late
+    assert ("after training had started" in str(report.claims.declared)) is is_late
+    assert registered_claim(tmp_path / "bundle") == (None if is_late else CLAIM)
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    [
+        b"[]",
+        b"{",
+        b'{"times": {"started_utc": "yesterday"}}',
+        b'{"times": {"started_utc": "2026-01-01T02:00:00"}}',
+        b'{"times": {"started_utc": 5}, "outputs": []}',
+    ],
+)
+def test_time_that_the_receipt_does_not_tell_is_not_taken_for_before(
+    tmp_path: Path, receipt: bytes
+) -> None:
+    report = put(tmp_path, registration(tmp_path / "keys"), receipt)
+    assert report.trusted
+    assert codes(report) == [("preregistration-undated", PATH)]
+    assert str(report.claims.declared).endswith("not shown to be before training")
+    assert registered_claim(tmp_path / "bundle") is None
+
+
+def test_time_in_a_registration_is_text_or_nothing(tmp_path: Path) -> None:
+    data = registration(tmp_path / "keys", registered_on="2026 \x1b[31mRED")
+    training = Training(started_on="2026-01-01T02:00:00+00:00")
+    expected = "declared on an unknown day, not shown to be before training"
+    assert str(describe_preregistration(data, training)).endswith(expected)
+    assert read_training(None) == Training()
+
+
+def test_registration_made_on_other_results_is_an_error(tmp_path: Path) -> None:
+    """What training read was finished, and signed, when the claim was declared."""
+    whole = stage_digest(content_files(), "plan")
+    good = registration(tmp_path / "keys", upstream={"plan": whole})
+    assert put(tmp_path, good).findings == ()
+    for upstream in ({"plan": "sha256-tree-v1:" + "0" * 64}, {"plan": whole, "none": whole}):
+        report = put(tmp_path, registration(tmp_path / "keys", upstream=upstream))
+        assert codes(report) == [("contradiction", PATH)]
+        assert "other results" in report.findings[0].message
+        assert report.exit_code == 21
+
+
+def test_registration_that_training_did_not_see_is_an_error(tmp_path: Path) -> None:
+    first = registration(tmp_path / "keys")
+    second = registration(tmp_path / "keys", manifest=with_margin(0.2))
+    assert put(tmp_path, first).trusted
+    other = registration(tmp_path / "keys", registered_on="2025-12-31T00:00:00Z")
+    for seen in (other, b"nothing"):
+        report = put(tmp_path, second, make_receipt(seen))
+        assert codes(report) == [("contradiction", PATH)]
+        assert report.exit_code == 21
+
+
+def test_registration_with_another_lock_is_named_unless_only_the_manifest_changed(
+    tmp_path: Path,
+) -> None:
+    """A run that goes on, or takes its training from the cache, resolves its lock anew."""
+    report = put(tmp_path, registration(tmp_path / "keys", lock={**LOCK, "packages": {}}))
+    assert report.trusted
+    assert codes(report) == [("preregistration-other-lock", PATH)]
+    expect = {**MANIFEST["expect"], "plan_sha256": "00" * 32}
+    pinned = {**MANIFEST, "expect": expect}
+    lock = {**LOCK, "manifest_sha256": sha256_json(pinned)}
+    data = registration(tmp_path / "keys", manifest=pinned, lock=lock)
+    assert put(tmp_path, data).findings == ()
+
+
+def test_registered_claim_is_the_registration_s_own_and_only_the_bundle_s_signer_makes_it(
+    tmp_path: Path,
+) -> None:
+    make_bundle(tmp_path, declared=with_margin(0.1))
+    assert registered_claim(tmp_path / "bundle") == {**CLAIM, "margin": 0.1}
+    make_bundle(tmp_path, declared={**MANIFEST, "expect": None})
+    assert registered_claim(tmp_path / "bundle") is None
+    put(tmp_path, registration(tmp_path / "other"))
+    assert registered_claim(tmp_path / "bundle") is None
+    put(tmp_path, b"{}")
+    assert registered_claim(tmp_path / "bundle") is None
+    assert registered_claim(tmp_path / "nothing") is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement as OtherStatement
 
+from appliance.bundle.bounds import MAX_ATTESTATION_BYTES
 from appliance.bundle.dsse import IN_TOTO_PAYLOAD_TYPE, sign_envelope
 from appliance.bundle.keys import load_or_create_key
 from appliance.bundle.sigstore import encode_attestation
@@ -23,6 +25,7 @@ from appliance.bundle.summary import (
     sign_summary,
     summary_path,
 )
+from appliance.bundle.verify import verify_bundle
 
 CONTENT_DIGEST = "sha256-tree-v1:" + "ab" * 32
 ROOT = "cd" * 32
@@ -153,3 +156,24 @@ def test_summaries_lie_beside_their_bundle_and_are_told_from_those_of_others(
         path.write_bytes(b"")
     assert find_summaries(tmp_path / "run") == [mine]
     assert find_summaries(tmp_path / "nothing" / "there") == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "too large"])
+def test_what_is_no_plain_file_beside_a_bundle_is_named_and_not_waited_for(
+    bundle: Path, pristine: Path, kind: str
+) -> None:
+    place = bundle.with_name(f"{bundle.name}.aaaa{SUFFIX}")
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "link":
+        place.symlink_to(bundle / "attestation.sigstore.json")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        with place.open("wb") as stream:
+            stream.truncate(MAX_ATTESTATION_BYTES + 1)
+    report = verify_bundle(bundle, key_dir=pristine / "keys")
+    assert report.trusted
+    assert [finding.code for finding in report.findings] == ["countersignature-unreadable"]
+    assert report.findings[0].path == place.name

@@ -55,7 +55,7 @@ def test_untouched_bundle_of_the_own_key_is_intact_and_trusted(pristine: Path) -
     assert report.verdict is Verdict.TRUSTED
     assert report.findings == ()
     assert (report.exit_code, report.intact, report.trusted) == (0, True, True)
-    assert report.checks["files"] == 28
+    assert report.checks["files"] == 29
 
 
 def test_without_a_trusted_key_it_is_intact_but_of_unknown_origin(

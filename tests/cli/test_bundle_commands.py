@@ -13,9 +13,16 @@ from typing import IO, Any
 
 import pytest
 
-from appliance.bundle.keys import PRIVATE_KEY_FILE, PUBLIC_KEY_FILE, load_or_create_key
+from appliance.bundle.keys import (
+    MAX_PASSPHRASE_BYTES,
+    PRIVATE_KEY_FILE,
+    PUBLIC_KEY_FILE,
+    create_key,
+    load_or_create_key,
+)
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import digest_files
+from appliance.errors import ReplayError, SigningKeyError
 from tests.bundle.sample import make_bundle
 from tests.conftest import Appliance
 
@@ -124,14 +131,36 @@ def bundle_copy(made: Path, tmp_path: Path) -> Path:
 
 
 def verdict_of(bundle: Path, made: Path, conclusion: str) -> dict[str, Any]:
-    """The part of a replay's verdict that a countersignature looks at."""
+    """A replay's verdict on a bundle, in the form of the schema."""
     report = verify_bundle(bundle, key_dir=made / "keys")
     levels = {"R1": "shown", "R2": "not tested", "R3": "shown"}
     return {
         "format": "plan-star-replay-verdict-v1",
-        "subject": {"kind": "bundle", "identity": report.content_digest},
+        "appliance": "1",
+        "subject": {
+            "kind": "bundle",
+            "name": "touch_block-demo50",
+            "identity": report.content_digest,
+            "manifest_sha256": "0" * 64,
+        },
+        "content_digest": report.content_digest,
         "verdict": conclusion,
-        "levels": {name: {"status": status, "reason": ""} for name, status in levels.items()},
+        "level": "R3",
+        "reason": "R1 shown, R3 shown",
+        "episodes_needed": None,
+        "levels": {
+            name: {"status": status, "reason": "", "meaning": ""} for name, status in levels.items()
+        },
+        "claim": None,
+        "equivalence": None,
+        "stages": [],
+        "platform": {
+            "same": True,
+            "differences": [],
+            "here": {"packages": {}, "platform": {}, "sources": {}},
+        },
+        "started_utc": "2026-01-02T00:00:00+00:00",
+        "seconds": 1.5,
     }
 
 
@@ -187,8 +216,19 @@ def test_only_a_trusted_intact_bundle_is_countersigned(
     assert appliance("countersign", bundle_copy, "--key-dir", reviewer).code == 22
     signer = made / "keys" / PUBLIC_KEY_FILE
     replay = tmp_path / "replay.json"
-    of_another = json.dumps({**verdict_of(bundle_copy, made, "REPRODUCED"), "subject": {}})
-    for text in ("{}", "[]", "x", of_another):
+    good = verdict_of(bundle_copy, made, "REPRODUCED")
+    odd_level = {"R9 \x1b[31m": {"status": "shown", "reason": "", "meaning": ""}}
+    bad = (
+        {},
+        [good],
+        {**good, "subject": {}},
+        {**good, "content_digest": "sha256-tree-v1:" + "0" * 64},
+        {**good, "content_digest": None, "subject": {**good["subject"], "kind": "manifest"}},
+        {**good, "levels": odd_level},
+        {**good, "verdict": "PASSED"},
+        {**good, "more": 1},
+    )
+    for text in ("x", *map(json.dumps, bad)):
         replay.write_text(text)
         arguments = ("countersign", bundle_copy, "--key", signer, "--key-dir", reviewer)
         assert appliance(*arguments, "--replay", replay).code == 30, text
@@ -201,12 +241,24 @@ def test_a_replay_that_did_not_reproduce_is_signed_as_failed(
     made: Path, bundle_copy: Path, tmp_path: Path, appliance: Appliance
 ) -> None:
     replay = tmp_path / "replay.json"
-    replay.write_text(json.dumps(verdict_of(bundle_copy, made, "INCONCLUSIVE")))
+    replay.write_text(json.dumps(verdict_of(bundle_copy, made, "NOT REPRODUCED")))
     outcome = appliance("countersign", bundle_copy, "--key-dir", made / "keys", "--replay", replay)
     assert outcome.code == 0
     said = appliance("verify", bundle_copy, "--key-dir", made / "keys")
     assert "FAILED" in said.out
-    assert "replay: INCONCLUSIVE" in said.out
+    assert "replay: NOT REPRODUCED" in said.out
+
+
+@pytest.mark.parametrize("conclusion", ["INCONCLUSIVE", "INVALID INPUTS"])
+def test_a_replay_that_decided_nothing_is_not_signed_as_failed(
+    made: Path, bundle_copy: Path, tmp_path: Path, appliance: Appliance, conclusion: str
+) -> None:
+    replay = tmp_path / "replay.json"
+    replay.write_text(json.dumps(verdict_of(bundle_copy, made, conclusion)))
+    outcome = appliance("countersign", bundle_copy, "--key-dir", made / "keys", "--replay", replay)
+    assert outcome.code == ReplayError.exit_code
+    assert f"{replay}: not countersigned, because the verdict is {conclusion}" in outcome.err
+    assert not list(tmp_path.glob("*.vsa.sigstore.json"))
 
 
 # -- keys
@@ -253,6 +305,27 @@ def test_a_passphrase_file_that_others_can_read_is_refused(
     words.unlink()
     assert appliance(*arguments).code == 23
     assert not (tmp_path / "keys" / PRIVATE_KEY_FILE).exists()
+
+
+def test_a_passphrase_as_long_as_can_be_opens_its_key_and_a_longer_one_makes_none(
+    made: Path, bundle_copy: Path, tmp_path: Path, appliance: Appliance
+) -> None:
+    words = tmp_path / "words"
+    words.write_text("é" * (MAX_PASSPHRASE_BYTES // 2) + "xx\r\n")
+    words.chmod(0o600)
+    for folder, ending in (("keys", "x\r\n"), ("bare", "x")):
+        arguments = ("--key-dir", tmp_path / folder, "--passphrase-file", words)
+        outcome = appliance("keys", "create", *arguments)
+        assert outcome.code == 23
+        assert f"{MAX_PASSPHRASE_BYTES} bytes" in outcome.err
+        words.write_text("é" * (MAX_PASSPHRASE_BYTES // 2) + ending)
+        assert appliance("keys", "create", *arguments).code == 0
+        signer = made / "keys" / PUBLIC_KEY_FILE
+        assert appliance("countersign", bundle_copy, "--key", signer, *arguments).code == 0
+        words.write_text("é" * (MAX_PASSPHRASE_BYTES // 2) + "xx")
+    with pytest.raises(SigningKeyError, match="bytes"):
+        create_key(tmp_path / "typed", passphrase=b"a" * (MAX_PASSPHRASE_BYTES + 1))
+    assert not (tmp_path / "typed").exists()
 
 
 def test_a_key_is_never_replaced(tmp_path: Path, appliance: Appliance) -> None:

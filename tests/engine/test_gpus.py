@@ -64,7 +64,6 @@ def test_a_machine_without_nvidia_smi_has_no_gpu(
     ("visible", "count", "given"),
     [
         (None, 1, ["0"]),
-        ("", 2, ["0", "1"]),
         ("2", 1, ["2"]),
         ("2,0", 2, ["0", "2"]),
         ("2,1,0", 1, ["2"]),
