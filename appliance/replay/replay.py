@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.findings import Severity
+from appliance.bundle.findings import Severity, VerifyReport
 from appliance.errors import DatasetError, NormStatsError, PlanError, TrainingError
 from appliance.evaluation.statistics import Equivalence
 from appliance.manifest.model import EngineName, Manifest
@@ -35,7 +35,7 @@ from appliance.replay.reference import (
     surroundings_of,
     write_expectations,
 )
-from appliance.replay.subject import Subject
+from appliance.replay.subject import DamagedBundle, Subject
 from appliance.replay.verdict import (
     Levels,
     Verdict,
@@ -53,6 +53,7 @@ from appliance.replay.work import (
 from appliance.stages.chain import choose_engine
 from appliance.stages.decide import Decision
 from appliance.stages.definition import CONTENT
+from appliance.stages.environment import describe_platform
 from appliance.stages.registry import stages_for
 from appliance.stages.spot_check import SpotCheck, ask_spot_check
 from appliance.stages.spot_check import stage as spot_check_stage
@@ -76,9 +77,12 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A finished replay: its verdict and the evidence for it."""
+    """A finished replay: its verdict and the evidence for it.
 
-    subject: Subject
+    ``here`` is this machine, ``there`` the original's; None where nothing is known of it.
+    """
+
+    subject: Subject | DamagedBundle
     verdict: Verdict
     stages: Mapping[str, StageComparison]
     seconds: Mapping[str, float]
@@ -86,19 +90,53 @@ class Replay:
     claim: ClaimResult | None
     equivalence: Equivalence | None
     here: Surroundings
+    there: Surroundings | None
     same_platform: bool
     started_utc: str
     facts: Mapping[str, Any]
     work_dir: Path
 
 
-def replay(subject: Subject, options: ReplayOptions, announce: Announce) -> Replay:
+def replay(subject: Subject | DamagedBundle, options: ReplayOptions, announce: Announce) -> Replay:
     """Replay ``subject`` and judge it; ``announce`` is told what begins.
 
     Raises ReplayError for what cannot be asked, the errors of a stage that cannot run here, and
     StorageError. What disagrees with the original is no error but the verdict.
     """
+    if isinstance(subject, DamagedBundle):
+        return _reject(subject, options)
     return _Run(subject, options, announce).run()
+
+
+def _reject(subject: DamagedBundle, options: ReplayOptions) -> Replay:
+    """The verdict on a bundle that is not what was signed: nothing is read, nothing computed."""
+    started = datetime.datetime.now(datetime.UTC)
+    work = WorkFolder(options.work_dir)
+    work.claim(f"not intact: {subject.report.attestation_sha256}")
+    reason = _describe_damage(subject.report)
+    levels = {level: not_tested("the inputs are not those of the original") for level in Level}
+    levels[Level.R0] = not_tested(reason)
+    return Replay(
+        subject=subject,
+        verdict=judge(levels, asked=options.asked, invalid=reason),
+        stages={},
+        seconds={},
+        extent=Extent(why=reason),
+        claim=None,
+        equivalence=None,
+        here=Surroundings(packages={}, platform=describe_platform(), sources={}),
+        there=None,
+        same_platform=False,
+        started_utc=started.isoformat(timespec="seconds"),
+        facts={},
+        work_dir=work.path,
+    )
+
+
+def _describe_damage(report: VerifyReport) -> str:
+    first = next(each for each in report.findings if each.severity is Severity.ERROR)
+    where = f"{first.path}: " if first.path else ""
+    return f"the bundle is not intact: {where}{first.message}"
 
 
 def record(subject: Subject, options: ReplayOptions, announce: Announce) -> Path:
@@ -128,15 +166,19 @@ class _Run:
         self.reference = None if recording else subject.reference
         self.recording = recording
         self.here = describe_surroundings(subject.manifest)
-        self.extent = choose_extent(subject, options.asked, options.spot, options.budget_s)
+        self.extent = choose_extent(
+            subject, options.asked, options.spot, options.budget_s, engine=options.engine
+        )
         self.work = WorkFolder(options.work_dir)
         self.evidence = Evidence(reference=self.reference, setting=self._setting())
 
     def run(self) -> Replay:
         """Everything, in the order of cost."""
         started = datetime.datetime.now(datetime.UTC)
-        manifest = choose_engine(self.work.claim(self.subject), self.options.engine)
-        self._check_bundle()
+        self.work.claim(self.subject.identity)
+        manifest = self.work.write_manifest(self.subject.manifest)
+        manifest = choose_engine(manifest, self.options.engine)
+        self._note_signature()
         if self.evidence.invalid is None:
             self._replay_inputs(manifest)
         if self.evidence.may_go_on() and (
@@ -153,6 +195,7 @@ class _Run:
             claim=self.evidence.claim,
             equivalence=self.evidence.equivalence,
             here=self.here,
+            there=None if self.reference is None else self.reference.surroundings,
             same_platform=self.evidence.setting.same_platform,
             started_utc=started.isoformat(timespec="seconds"),
             facts=self.evidence.facts,
@@ -167,15 +210,10 @@ class _Run:
             trials_bind=self.reference is not None and self.reference.is_recorded,
         )
 
-    def _check_bundle(self) -> None:
+    def _note_signature(self) -> None:
+        """R0: a bundle that is not intact does not come here."""
         report = self.subject.report
         if report is None:
-            return
-        if not report.intact:
-            first = next(each for each in report.findings if each.severity is Severity.ERROR)
-            where = f"{first.path}: " if first.path else ""
-            self.evidence.invalid = f"the bundle is not intact: {where}{first.message}"
-            self.evidence.levels[Level.R0] = not_tested(self.evidence.invalid)
             return
         origin = "a key you trust" if report.trusted else "a key you do not trust"
         reason = f"{report.checks.get('files', 0)} files are what was signed, by {origin}"

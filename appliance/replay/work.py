@@ -17,7 +17,7 @@ from typing import Any
 from appliance.digest import canonical_json
 from appliance.errors import ReplayError, RuntimeMissingError, StorageError
 from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
-from appliance.manifest.model import Manifest
+from appliance.manifest.model import EngineName, Manifest
 from appliance.replay.levels import Level
 from appliance.replay.results import read_object
 from appliance.replay.subject import Subject
@@ -65,15 +65,28 @@ class Extent:
 
 
 def choose_extent(
-    subject: Subject, asked: Level | None, spot: Passage | None, budget_s: float
+    subject: Subject,
+    asked: Level | None,
+    spot: Passage | None,
+    budget_s: float,
+    *,
+    engine: EngineName | None = None,
 ) -> Extent:
     """What to repeat: what ``asked`` needs, or, when None, as much as the budget allows.
 
-    Raises ReplayError when what is asked for needs something of the original that is not at hand,
+    ``engine`` is the one the user chose, None where the manifest's is meant. Raises ReplayError
+    when what is asked for needs something that is not at hand or that the user has to choose,
     RuntimeMissingError when this machine cannot do it.
     """
     if asked is Level.R0 or asked is Level.R1:
         return Extent(why=f"{asked} was asked for")
+    unnamed = describe_unnamed(subject, engine)
+    if unnamed is not None and (asked is not None or spot is not None):
+        raise ReplayError(
+            f"{subject.label}: what is asked for trains or evaluates, but {unnamed}. Or ask for R1."
+        )
+    if unnamed is not None:
+        return Extent(why=unnamed)
     lacking = describe_lack(subject.manifest)
     if lacking is not None and (asked is not None or spot is not None):
         raise RuntimeMissingError(
@@ -102,6 +115,25 @@ def _choose_asked(subject: Subject, asked: Level, spot: Passage | None) -> Exten
             " again."
         )
     return Extent(spot=spot, evaluate=True, adopt=True)
+
+
+def describe_unnamed(subject: Subject, engine: EngineName | None) -> str | None:
+    """What of others' code would have to run that only the user may name; None when nothing.
+
+    Training and evaluation are locked together, and the lock starts a checkout's interpreter.
+    """
+    if subject.lacks_checkout:
+        return (
+            "it was evaluated in a RoboTwin checkout, and where one lies is not taken from a"
+            " bundle: name it with --checkout and its interpreter with --checkout-python"
+        )
+    report, named = subject.report, subject.manifest.runtime
+    if report is None or report.trusted or engine is not None or named.engine == "host":
+        return None
+    return (
+        f"its signer is not one you trust, and it asks for the engine {named.engine} with an image"
+        " of its choice: choose with --engine, or verify it with the signer's key (--key)"
+    )
 
 
 def describe_lack(manifest: Manifest) -> str | None:
@@ -157,12 +189,12 @@ class WorkFolder:
         """The verdict; there when the replay is finished."""
         return self.path / "verdict.json"
 
-    def claim(self, subject: Subject) -> Manifest:
-        """Make the folder, or take up a stopped replay in it; the manifest to run there.
+    def claim(self, subject: str) -> None:
+        """Make the folder, or take up a stopped replay of the same ``subject`` in it.
 
         Raises StorageError when it holds something else.
         """
-        identity = {"format": FORMAT, "subject": subject.identity}
+        identity = {"format": FORMAT, "subject": subject}
         state = read_object(self.path / STATE_FILE)
         if self.path.is_dir() and any(self.path.iterdir()) and state.get("format") != FORMAT:
             raise StorageError(
@@ -172,8 +204,11 @@ class WorkFolder:
         if state != identity or self.verdict_path.exists():
             self._clear()
         write_json(self.path / STATE_FILE, identity)
+
+    def write_manifest(self, manifest: Manifest) -> Manifest:
+        """Write what is replayed into the folder; the manifest as it is read there."""
         path = self.path / "manifest.yaml"
-        write_atomic(path, canonical_json(subject.manifest.as_dict()) + b"\n")
+        write_atomic(path, canonical_json(manifest.as_dict()) + b"\n")
         return read_manifest(path)
 
     def _clear(self) -> None:

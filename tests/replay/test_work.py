@@ -10,7 +10,8 @@ import pytest
 
 from appliance.errors import ReplayError
 from appliance.replay.levels import Level
-from appliance.replay.subject import Places, Subject, open_subject
+from appliance.replay.places import Places
+from appliance.replay.subject import Subject, open_subject
 from appliance.replay.work import Passage, choose_extent
 from tests.conftest import GOLDEN
 
@@ -21,6 +22,7 @@ TEN = Passage(first_step=10, num_steps=2)
 def golden() -> Iterator[Subject]:
     """The smoke golden, whose stages' times are recorded."""
     with open_subject(GOLDEN / "smoke.yaml", Places()) as subject:
+        assert isinstance(subject, Subject)
         yield subject
 
 
