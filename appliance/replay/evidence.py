@@ -15,6 +15,7 @@ from appliance.replay.comparison import (
     StageComparison,
     compare_stage,
 )
+from appliance.replay.coverage import find_gaps
 from appliance.replay.levels import Level, LevelResult, LevelStatus
 from appliance.replay.reference import Reference
 from appliance.replay.verdict import judge_bits, judge_rate
@@ -28,7 +29,8 @@ class Evidence:
     """Facts found, comparisons made, levels judged; and why nothing more can be, if so.
 
     ``reference`` is what is compared with; None compares nothing. ``invalid`` says why the inputs
-    are not the original's, ``missing`` what is not at hand.
+    are not the original's, ``missing`` what is not at hand. ``unpinned`` are the figures that the
+    manifest could have expected and does not.
     """
 
     reference: Reference | None
@@ -41,6 +43,7 @@ class Evidence:
     equivalence: Equivalence | None = None
     invalid: str | None = None
     missing: str | None = None
+    unpinned: list[str] = field(default_factory=list)
 
     def compare(self, stage: str, facts: dict[str, Any]) -> None:
         """Add to the found facts of a stage, and compare all of them so far."""
@@ -78,6 +81,11 @@ class Evidence:
             ),
         }
         given = {name: pair for name, pair in pins.items() if None not in pair}
+        self.unpinned = [
+            f"expect.{name}"
+            for name, (pin, found) in pins.items()
+            if found is not None and pin is None
+        ]
         if given:
             self.stages["expect"] = compare_stage(
                 "expect",
@@ -144,13 +152,21 @@ class Evidence:
         return (successes, episodes) if 0 <= successes <= episodes > 0 else None
 
     def judge(self, level: Level, *, whole: bool, extent: str) -> LevelResult:
-        """What a level of equal bits came to, by all that was compared."""
+        """What a level of equal bits came to, by all that was compared and what was not said."""
+        gaps: list[str] = []
+        if self.reference is not None:
+            recorded = self.reference.is_recorded
+            gaps = find_gaps(level, self.reference.facts, self.facts, is_recorded=recorded)
+        elif level is Level.R1:
+            gaps = self.unpinned
+            extent = "plan and norm stats, by what the manifest itself expects of them"
         return judge_bits(
             level,
             self.stages,
             whole=whole,
             extent=extent,
             same_platform=self.setting.same_platform,
+            gaps=gaps,
         )
 
     def set_level(self, level: Level, status: LevelStatus, reason: str) -> None:

@@ -311,9 +311,9 @@ class _Run:
     def _judge_training(self, spot: Passage | None) -> None:
         total = self.subject.manifest.train.steps
         extent = f"all {total} steps" if spot is None else f"{spot.text} of {total}"
-        known = {} if self.reference is None else self.reference.facts.get("train", {})
-        whole = spot is None and "summary" in known  # the last digest of the chain is there
-        self.evidence.levels[Level.R2] = self.evidence.judge(Level.R2, whole=whole, extent=extent)
+        self.evidence.levels[Level.R2] = self.evidence.judge(
+            Level.R2, whole=spot is None, extent=extent
+        )
 
     def _judge_evaluation(self, manifest: Manifest) -> None:
         metrics = self.evidence.facts["evaluate"].get("metrics", {})
