@@ -222,9 +222,16 @@ class WorkFolder:
     def open_chain(
         self, manifest: Manifest, scratch_dir: Path, key_dir: Path | None
     ) -> Iterator[Chain]:
-        """The chain of stages in this folder; no result is taken from a cache."""
+        """The chain of stages in this folder; no result is taken from a cache, nothing is signed.
+
+        ``key_dir`` is named so that no stage is shown it.
+        """
         options = RunOptions(
-            run_dir=self.run.path, cache_dir=None, scratch_dir=scratch_dir, key_dir=key_dir
+            run_dir=self.run.path,
+            cache_dir=None,
+            scratch_dir=scratch_dir,
+            key_dir=key_dir,
+            declares=False,
         )
         with open_chain(manifest, self.run, options) as chain:
             yield chain

@@ -41,7 +41,8 @@ class RunOptions:
     ``cache_dir`` None switches the shared cache off. ``scratch_dir`` holds compiled programs and
     the like, ``facts_dir`` what images were found to hold; ``key_dir`` None is the user's own key
     folder, ``passphrase`` asks for the words an encrypted key there needs. ``engine`` None is the
-    manifest's. ``with_checkpoints`` puts the checkpoints into the bundle.
+    manifest's. ``with_checkpoints`` puts the checkpoints into the bundle. With ``declares`` the
+    claim is signed before training; without, the chain asks for no key, and no bundle is made.
     """
 
     run_dir: Path
@@ -52,6 +53,7 @@ class RunOptions:
     engine: EngineName | None = None
     passphrase: Passphrase | None = None
     with_checkpoints: bool = False
+    declares: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +221,7 @@ class Chain:
         """Decide the next stage, say so, and finish it; its upstream stages are finished."""
         decision = self.decide(stage)
         announce(decision)
-        if decision.action is not Action.DONE:
+        if self.options.declares and decision.action is not Action.DONE:
             self.signer()  # a key that cannot be used must not be found out after the long work
         return self.finish(stage, decision)
 
@@ -247,7 +249,7 @@ class Chain:
             self.cache.take(stage.name, decision.key, place)
         elif decision.action is not Action.DONE:
             self.ran.append(stage.name)
-            if stage.name == DECLARED_STAGE:
+            if self.options.declares and stage.name == DECLARED_STAGE:
                 declare_before_training(place, self.manifest, self.lock, self.results, self.signer)
             self._run(stage)
             self.cache.put(stage.name, decision.key, place)

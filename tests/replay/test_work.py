@@ -5,17 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from appliance.bundle.keys import create_key
 from appliance.errors import ReplayError
+from appliance.files import write_json
 from appliance.replay.levels import Level
 from appliance.replay.places import Places
 from appliance.replay.subject import Subject, open_subject
-from appliance.replay.work import Passage, choose_extent
+from appliance.replay.work import Passage, WorkFolder, choose_extent
+from appliance.stages.chain import Chain
+from appliance.stages.decide import build_key_parts
+from appliance.stages.engines import Engine
+from appliance.stages.receipt import seal_folder, stage_key
+from appliance.stages.registry import stages_for
+from appliance.stages.run_folder import RunFolder
 from tests.conftest import GOLDEN
 
 TEN = Passage(first_step=10, num_steps=2)
+
+
+class FinishingEngine:
+    """Finishes every stage at once, with the files that were there before and one of content."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+    def run_stage(self, name: str, folder: RunFolder, claim: int) -> int:
+        stage = next(each for each in stages_for(self.chain.manifest) if each.name == name)
+        upstream = {each: self.chain.results[each].content_digest for each in stage.upstream}
+        parts = build_key_parts(stage, self.chain.manifest, self.chain.lock, upstream)
+        place = folder.stage_dir(name, stage_key(parts))
+        write_json(place / "content" / "said.json", {"stage": name})
+        times = {"started_utc": "1970-01-01T00:00:00+00:00", "seconds": 0.0}
+        seal_folder(place, stage=name, key_parts=parts, times=times, host={})
+        return 0
 
 
 @pytest.fixture
@@ -67,3 +93,22 @@ def test_what_is_asked_for_is_done_whatever_it_costs(golden: Subject) -> None:
     assert work(at_hand, Level.R5) == (None, True, True, False)
     with pytest.raises(ReplayError, match="--artifacts"):
         work(golden, Level.R4)
+
+
+@pytest.mark.parametrize("passphrase", [b"velvet", None])
+def test_a_replay_neither_needs_a_key_nor_makes_one(
+    golden: Subject, tmp_path: Path, passphrase: bytes | None
+) -> None:
+    keys = tmp_path / "keys"
+    if passphrase is not None:
+        create_key(keys, passphrase=passphrase)  # whose words nobody gives
+    before = keys.is_dir() and sorted(keys.iterdir())
+    work = WorkFolder(tmp_path / "work")
+    work.claim(golden.identity)
+    manifest = work.write_manifest(golden.manifest)
+    with work.open_chain(manifest, tmp_path / "scratch", keys) as opened:
+        chain = replace(opened, engine=cast(Engine, FinishingEngine(opened)))
+        for stage in stages_for(manifest):
+            receipt = chain.bring_to_receipt(stage, lambda _: None)
+            assert list(receipt.outputs) == ["content/said.json"]
+    assert (keys.is_dir() and sorted(keys.iterdir())) == before
