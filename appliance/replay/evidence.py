@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.evaluation.statistics import Equivalence, equivalence_two_proportions
-from appliance.manifest.model import Manifest, SuccessRatePart
+from appliance.manifest.model import Manifest
 from appliance.replay.claim import ClaimResult, fisher_exact_p, judge_claim
 from appliance.replay.comparison import (
     Compared,
@@ -16,6 +16,7 @@ from appliance.replay.comparison import (
     compare_stage,
 )
 from appliance.replay.coverage import find_gaps
+from appliance.replay.declared import DeclaredClaim
 from appliance.replay.levels import Level, LevelResult, LevelStatus
 from appliance.replay.reference import Reference
 from appliance.replay.verdict import judge_bits, judge_rate
@@ -95,15 +96,16 @@ class Evidence:
             )
 
     def judge_rate(
-        self, level: Level, claim: SuccessRatePart | None, successes: int, episodes: int
+        self, level: Level, declared: DeclaredClaim, successes: int, episodes: int
     ) -> None:
         """R4 or R5: the declared claim decides; the original's own counts are evidence beside it.
 
         Source of the test between the two: Miettinen and Nurminen 1985, two one-sided.
         """
+        claim = declared.claim
         if claim is not None:
             self.claim = judge_claim(claim, successes, episodes)
-        result = judge_rate(self.claim)
+        result = judge_rate(self.claim, declared.why)
         theirs = self._original_counts()
         if claim is not None and theirs is not None and claim.margin < 1 and claim.alpha < 0.5:
             self.equivalence = equivalence_two_proportions(

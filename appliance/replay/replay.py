@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from appliance.bundle.findings import Severity, VerifyReport
-from appliance.errors import DatasetError, NormStatsError, PlanError, TrainingError
+from appliance.errors import (
+    CheckpointError,
+    DatasetError,
+    NormStatsError,
+    PlanError,
+    TrainingError,
+)
 from appliance.evaluation.statistics import Equivalence
 from appliance.manifest.model import EngineName, Manifest
+from appliance.replay.checkpoints import describe_other_checkpoint, describe_other_start
 from appliance.replay.claim import ClaimResult
 from appliance.replay.comparison import Setting, StageComparison
 from appliance.replay.evidence import Evidence
@@ -50,14 +57,14 @@ from appliance.replay.work import (
     adopt_stage,
     choose_extent,
 )
-from appliance.stages.chain import choose_engine
+from appliance.stages.chain import Chain, StageExitError, choose_engine
 from appliance.stages.decide import Decision
-from appliance.stages.definition import CONTENT
+from appliance.stages.definition import CONTENT, Stage
 from appliance.stages.environment import describe_platform
+from appliance.stages.receipt import Receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.spot_check import SpotCheck, ask_spot_check
 from appliance.stages.spot_check import stage as spot_check_stage
-from appliance.stages.train import EXP_NAME
 
 Announce = Callable[[str], None]
 
@@ -181,9 +188,10 @@ class _Run:
         self._note_signature()
         if self.evidence.invalid is None:
             self._replay_inputs(manifest)
-        if self.evidence.may_go_on() and (
-            self.extent.train or self.extent.spot or self.extent.evaluate
-        ):
+        repeats = self.extent.train or self.extent.spot or self.extent.evaluate
+        if self.evidence.may_go_on() and repeats:
+            self._check_checkpoints(manifest)
+        if self.evidence.may_go_on() and repeats:
             self._replay_stages(manifest)
         levels = self._complete_levels()
         return Replay(
@@ -208,6 +216,7 @@ class _Run:
             same_platform=there is not None and not there.changes(self.here),
             half_precision=_dtype(self.subject.manifest) != "float32",
             trials_bind=self.reference is not None and self.reference.is_recorded,
+            checkpoint_binds=self.extent.adopt,
         )
 
     def _note_signature(self) -> None:
@@ -270,14 +279,7 @@ class _Run:
                 if name in stages:
                     chain.bring_to_receipt(stages[name], self._announce)
             if self.extent.spot is not None:
-                check = self._spot_check(self.extent.spot, manifest)
-                ask_spot_check(chain.folder, check)
-                stage = spot_check_stage(manifest, check)
-                receipt = chain.bring_to_receipt(stage, self._announce)
-                content = chain.folder.stage_dir(stage.name, receipt.key) / CONTENT
-                self.evidence.seconds["spot_check"] = _seconds(receipt.times)
-                self.evidence.compare("train", {"steps": read_steps(content)})
-                self._judge_training(self.extent.spot)
+                self._repeat_steps(chain, self.extent.spot)
             if self.extent.train and self.evidence.may_go_on():
                 receipt = chain.bring_to_receipt(stages["train"], self._announce)
                 self.evidence.seconds["train"] = _seconds(receipt.times)
@@ -285,28 +287,64 @@ class _Run:
                 self.evidence.compare("train", read_stage_facts("train", content))
                 self._judge_training(None)
             if self.extent.adopt and self.evidence.may_go_on():
-                assert self.subject.train_artifacts is not None, "choose_extent saw to it"
-                assert self.subject.train_content is not None, "it lies beside the artifacts"
-                adopt_stage(
-                    chain,
-                    stages["train"],
-                    self.subject.train_content,
-                    self.subject.train_artifacts,
-                )
+                assert self.subject.trained is not None, "choose_extent saw to it"
+                adopt_stage(chain, stages["train"], self.subject.trained)
                 chain.bring_to_receipt(stages["train"], self._announce)
             if self.extent.evaluate and self.evidence.may_go_on():
-                receipt = chain.bring_to_receipt(stages["evaluate"], self._announce)
-                self.evidence.seconds["evaluate"] = _seconds(receipt.times)
-                content = chain.folder.stage_dir("evaluate", receipt.key) / CONTENT
-                self.evidence.compare("evaluate", read_stage_facts("evaluate", content))
-                self._judge_evaluation(manifest)
+                given = self.extent.adopt
+                evaluated = self._bring(chain, stages["evaluate"], on_given_checkpoint=given)
+                if evaluated is not None:
+                    self.evidence.seconds["evaluate"] = _seconds(evaluated.times)
+                    content = chain.folder.stage_dir("evaluate", evaluated.key) / CONTENT
+                    self.evidence.compare("evaluate", read_stage_facts("evaluate", content))
+                    self._judge_evaluation()
 
-    def _spot_check(self, spot: Passage, manifest: Manifest) -> SpotCheck:
+    def _repeat_steps(self, chain: Chain, spot: Passage) -> None:
+        """R2 in part: some steps, from the start or from the original's checkpoint."""
+        manifest, trained = chain.manifest, self.subject.trained
         place = None
-        if spot.first_step and self.subject.train_artifacts is not None:
-            checkpoints = self.subject.train_artifacts / "checkpoints"
-            place = checkpoints / manifest.train.config / EXP_NAME
-        return SpotCheck(first_step=spot.first_step, num_steps=spot.num_steps, checkpoints=place)
+        if spot.first_step and trained is not None:
+            place = trained.checkpoints(manifest)
+        check = SpotCheck(first_step=spot.first_step, num_steps=spot.num_steps, checkpoints=place)
+        ask_spot_check(chain.folder, check)
+        stage = spot_check_stage(manifest, check)
+        receipt = self._bring(chain, stage, on_given_checkpoint=place is not None)
+        if receipt is None:
+            return
+        content = chain.folder.stage_dir(stage.name, receipt.key) / CONTENT
+        self.evidence.seconds["spot_check"] = _seconds(receipt.times)
+        self.evidence.compare("train", {"steps": read_steps(content)})
+        self._judge_training(spot)
+
+    def _bring(self, chain: Chain, stage: Stage, *, on_given_checkpoint: bool) -> Receipt | None:
+        """A stage's receipt; None, and invalid inputs, when the checkpoint given to it is bad."""
+        try:
+            return chain.bring_to_receipt(stage, self._announce)
+        except StageExitError as error:
+            if not on_given_checkpoint or error.code != CheckpointError.exit_code:
+                raise
+            assert self.subject.trained is not None, "it was given"
+            self.evidence.invalid = (
+                f"stage {stage.name} refused the checkpoint in {self.subject.trained.artifacts}: it"
+                " cannot be read, or is not what the original recorded"
+            )
+            return None
+
+    def _check_checkpoints(self, manifest: Manifest) -> None:
+        """See that the checkpoints at hand are the original's, before anything rests on them."""
+        trained, spot = self.subject.trained, self.extent.spot
+        if trained is None:
+            return  # the spot check says that it needs them
+        reason, is_bundle = None, self.subject.report is not None
+        if spot is not None and spot.first_step:
+            reason = describe_other_start(
+                trained, manifest, self.reference, spot.first_step, is_bundle=is_bundle
+            )
+        if reason is None and self.extent.adopt:
+            reason = describe_other_checkpoint(
+                trained, manifest, self.reference, is_bundle=is_bundle
+            )
+        self.evidence.invalid = reason
 
     def _judge_training(self, spot: Passage | None) -> None:
         total = self.subject.manifest.train.steps
@@ -315,16 +353,15 @@ class _Run:
             Level.R2, whole=spot is None, extent=extent
         )
 
-    def _judge_evaluation(self, manifest: Manifest) -> None:
+    def _judge_evaluation(self) -> None:
         metrics = self.evidence.facts["evaluate"].get("metrics", {})
         successes, episodes = int(metrics["successes"]), int(metrics["episodes"])
         self.evidence.compare_counts(successes, episodes)
         self.evidence.levels[Level.R3] = self.evidence.judge(
             Level.R3, whole=True, extent=f"{episodes} episodes"
         )
-        claim = None if manifest.expect is None else manifest.expect.success_rate
         level = Level.R4 if self.extent.adopt else Level.R5
-        self.evidence.judge_rate(level, claim, successes, episodes)
+        self.evidence.judge_rate(level, self.subject.declared_claim, successes, episodes)
 
     def _complete_levels(self) -> Levels:
         levels = self.evidence.levels

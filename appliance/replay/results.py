@@ -98,6 +98,15 @@ def open_folder(path: Path) -> Iterator[tuple[Path, bool]]:
     yield path.resolve(), False
 
 
+def find_run_folder(target: Path) -> RunFolder | None:
+    """The run folder that ``target`` is, or that the bundle ``target`` still lies in."""
+    place = target.resolve()
+    for folder in (place, place.parent.parent):
+        if (folder / "run.json").is_file() and (folder / "stages").is_dir():
+            return RunFolder(folder)
+    return None
+
+
 def is_bundle(path: Path) -> bool:
     """Whether ``path`` looks like a bundle, whole or not: what a check of it is about."""
     return is_archive(path) or any(

@@ -19,12 +19,21 @@ from appliance.bundle.findings import Verdict, VerifyReport
 from appliance.bundle.layout import ATTESTATION_FILE
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import sha256_json
-from appliance.errors import ManifestError, NotABundleError, StorageError
+from appliance.errors import ManifestError, NotABundleError
 from appliance.files import storage_errors
 from appliance.manifest.model import Manifest
+from appliance.replay.checkpoints import TrainedFiles, find_trained
+from appliance.replay.declared import DeclaredClaim, claim_of_bundle, claim_of_manifest
 from appliance.replay.places import Places, forget_checkout, place_manifest
 from appliance.replay.reference import Reference, read_expectations, reference_of
-from appliance.replay.results import Result, is_bundle, is_result, open_result, read_object
+from appliance.replay.results import (
+    Result,
+    find_run_folder,
+    is_bundle,
+    is_result,
+    open_result,
+    read_object,
+)
 from appliance.stages.bundle import identity_of
 from appliance.stages.manifest import read_manifest
 from appliance.stages.pins import dataset_root
@@ -39,9 +48,10 @@ class Subject:
 
     ``identity`` names it (content digest of a bundle, digest of a manifest's deciding part),
     ``declared`` is the manifest's deciding part as it was written, with its own paths;
-    ``report`` is the check of a bundle, None for a manifest; ``train_artifacts`` the artifacts
-    folder of the original's train stage, None when it is not at hand. ``lacks_checkout``: it was
-    evaluated in a RoboTwin checkout, and the user named none.
+    ``report`` is the check of a bundle, None for a manifest; ``trained`` the files of the
+    original's train stage, None when its checkpoints are not at hand; ``declared_claim`` what R4
+    and R5 judge. ``lacks_checkout``: it was evaluated in a RoboTwin checkout, and the user named
+    none.
     """
 
     label: str
@@ -50,9 +60,9 @@ class Subject:
     declared: Mapping[str, Any]
     reference: Reference | None
     identity: str
+    declared_claim: DeclaredClaim
     report: VerifyReport | None = None
-    train_artifacts: Path | None = None
-    train_content: Path | None = None
+    trained: TrainedFiles | None = None
     lacks_checkout: bool = False
 
     @property
@@ -132,20 +142,12 @@ def _verify(bundle: Path, places: Places) -> VerifyReport:
     return report
 
 
-def find_run_folder(target: Path) -> RunFolder | None:
-    """The run folder that ``target`` is, or that the bundle ``target`` still lies in."""
-    place = target.resolve()
-    for folder in (place, place.parent.parent):
-        if (folder / "run.json").is_file() and (folder / "stages").is_dir():
-            return RunFolder(folder)
-    return None
-
-
 def _subject_of_manifest(path: Path, places: Places) -> Subject:
     manifest = read_manifest(path)
     declared = identity_of(manifest)
-    artifacts, content = _find_checkpoints(places.artifacts)
-    root = places.dataset_root
+    trained, root = None, places.dataset_root
+    if places.artifacts is not None:
+        trained = find_trained(places.artifacts, None, or_present=True)
     return Subject(
         label=str(path),
         kind="manifest",
@@ -155,8 +157,8 @@ def _subject_of_manifest(path: Path, places: Places) -> Subject:
         declared=declared,
         reference=read_expectations(path),
         identity="sha256:" + sha256_json(declared),
-        train_artifacts=artifacts,
-        train_content=content,
+        declared_claim=claim_of_manifest(manifest),
+        trained=trained,
     )
 
 
@@ -177,12 +179,9 @@ def _subject_of_result(
         value = forget_checkout(value, result.lock)
     manifest = place_manifest(value, target, places, root=root, base=base)
     declared = result.manifest or identity_of(manifest)
-    artifacts, content = _find_checkpoints(places.artifacts)
-    if artifacts is None and run is not None:
-        artifacts, content = _find_checkpoints(run.path)
-    if artifacts is None and "train" in result.stages:
-        train = result.stages["train"]
-        artifacts, content = train.artifacts, train.content
+    claim = claim_of_manifest(manifest)
+    if report is not None:
+        claim = claim_of_bundle(manifest, result.root)
     has_checkout = manifest.eval.checkout is not None
     return Subject(
         label=str(target),
@@ -191,11 +190,28 @@ def _subject_of_result(
         declared=declared,
         reference=reference_of(result),
         identity=result.content_digest or "sha256:" + sha256_json(declared),
+        declared_claim=claim,
         report=report,
-        train_artifacts=artifacts,
-        train_content=content,
+        trained=_find_trained(result, run, places.artifacts),
         lacks_checkout=has_checkout and report is not None and not places.name_checkout,
     )
+
+
+def _find_trained(
+    result: Result, run: RunFolder | None, artifacts: Path | None
+) -> TrainedFiles | None:
+    """Where the user says, else in the run folder that a bundle lies in, else in the result."""
+    train = result.stages.get("train")
+    receipt = None if train is None else train.receipt
+    key = None if receipt is None else str(receipt.key)
+    found = None
+    if artifacts is not None:
+        found = find_trained(artifacts, key, or_present=True)
+    if found is None and run is not None:
+        found = find_trained(run.path, key, or_present=False)
+    if found is None and train is not None and train.artifacts is not None:
+        found = TrainedFiles(content=train.content, artifacts=train.artifacts)
+    return found
 
 
 def _declared_manifest(result: Result, run: RunFolder | None) -> dict[str, Any]:
@@ -211,20 +227,3 @@ def _declared_manifest(result: Result, run: RunFolder | None) -> dict[str, Any]:
         if signed:
             return dict(signed)
     return dict(read_object(result.root / "content" / "manifest.json"))
-
-
-def _find_checkpoints(folder: Path | None) -> tuple[Path | None, Path | None]:
-    """Artifacts and content of the finished train stage in a run folder."""
-    if folder is None:
-        return None, None
-    place = find_run_folder(folder)
-    if place is None:
-        raise StorageError(
-            f"{folder}: not a run folder, so there are no checkpoints in it. Name the folder of the"
-            " original run (it holds run.json and stages/)."
-        )
-    with open_result(place.path) as result:
-        train = result.stages.get("train")
-    if train is None or train.artifacts is None:
-        return None, None
-    return train.artifacts, train.content

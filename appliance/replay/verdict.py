@@ -16,6 +16,7 @@ from enum import StrEnum
 from appliance.replay.claim import ClaimOutcome, ClaimResult
 from appliance.replay.comparison import Outcome, StageComparison
 from appliance.replay.coverage import describe_gaps
+from appliance.replay.declared import NOTHING_DECLARED
 from appliance.replay.levels import Level, LevelResult, LevelStatus
 
 Levels = Mapping[Level, LevelResult]
@@ -123,13 +124,13 @@ def judge_bits(
     return LevelResult(status=status, reason=f"{extent}: {equal + within} figures equal{silent}")
 
 
-def judge_rate(claim: ClaimResult | None) -> LevelResult:
-    """The result of a level that speaks of the success rate (R4, R5)."""
+def judge_rate(claim: ClaimResult | None, why_none: str = NOTHING_DECLARED) -> LevelResult:
+    """The result of a level that speaks of the success rate (R4, R5).
+
+    ``why_none`` says why there is no claim to judge.
+    """
     if claim is None:
-        return LevelResult(
-            status=LevelStatus.NOT_TESTED,
-            reason="no margin was declared before training (expect.success_rate)",
-        )
+        return not_tested(why_none)
     statuses = {
         ClaimOutcome.CONFIRMED: LevelStatus.SHOWN,
         ClaimOutcome.CONTRADICTED: LevelStatus.CONTRADICTED,

@@ -18,6 +18,7 @@ from appliance.digest import canonical_json
 from appliance.errors import ReplayError, RuntimeMissingError, StorageError
 from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
 from appliance.manifest.model import EngineName, Manifest
+from appliance.replay.checkpoints import TrainedFiles
 from appliance.replay.levels import Level
 from appliance.replay.results import read_object
 from appliance.replay.subject import Subject
@@ -106,9 +107,9 @@ def _choose_asked(subject: Subject, asked: Level, spot: Passage | None) -> Exten
     if asked is Level.R2:
         return Extent(spot=spot) if spot else Extent(train=True)
     if asked is Level.R3 or asked is Level.R5:
-        adopt = asked is Level.R3 and subject.train_artifacts is not None
+        adopt = asked is Level.R3 and subject.trained is not None
         return Extent(spot=spot if adopt else None, train=not adopt, evaluate=True, adopt=adopt)
-    if subject.train_artifacts is None:
+    if subject.trained is None:
         raise ReplayError(
             f"{subject.label}: {asked} evaluates the original's checkpoint, which is not at hand."
             " Name the folder of the original run with --artifacts, or ask for R5, which trains"
@@ -158,7 +159,7 @@ def _choose_affordable(subject: Subject, budget_s: float) -> Extent:
     if train + evaluate <= budget_s:
         return Extent(train=True, evaluate=True)
     budget = f"the budget of {budget_s / 60:g} minutes"
-    if subject.train_artifacts is not None and evaluate <= budget_s:
+    if subject.trained is not None and evaluate <= budget_s:
         why = f"the original trained for {train / 60:.1f} minutes, more than {budget}"
         return Extent(spot=passage, evaluate=True, adopt=True, why=why)
     total = (train + evaluate) / 60
@@ -237,7 +238,7 @@ class WorkFolder:
             yield chain
 
 
-def adopt_stage(chain: Chain, stage: Stage, content: Path, artifacts: Path) -> Receipt:
+def adopt_stage(chain: Chain, stage: Stage, trained: TrainedFiles) -> Receipt:
     """Let the original's result stand as the result of ``stage`` in the chain's folder.
 
     Its files are copied (checkpoints linked where possible) and hashed; the receipt says what they
@@ -254,8 +255,8 @@ def adopt_stage(chain: Chain, stage: Stage, content: Path, artifacts: Path) -> R
         if place.is_dir():
             shutil.rmtree(place)
         place.mkdir(parents=True)
-        shutil.copytree(content, place / CONTENT)
-    link_or_copy_tree(artifacts, place / ARTIFACTS)
+        shutil.copytree(trained.content, place / CONTENT)
+    link_or_copy_tree(trained.artifacts, place / ARTIFACTS)
     return seal_folder(
         place, stage=stage.name, key_parts=key_parts, times=_NO_TIMES, host=describe_host()
     )

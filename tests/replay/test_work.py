@@ -12,6 +12,7 @@ import pytest
 from appliance.bundle.keys import create_key
 from appliance.errors import ReplayError
 from appliance.files import write_json
+from appliance.replay.checkpoints import TrainedFiles
 from appliance.replay.levels import Level
 from appliance.replay.places import Places
 from appliance.replay.subject import Subject, open_subject
@@ -65,7 +66,7 @@ def test_auto_goes_as_far_as_the_budget_reaches(golden: Subject) -> None:
 
 def test_auto_evaluates_a_checkpoint_at_hand_when_training_costs_too_much(golden: Subject) -> None:
     assert golden.reference is not None
-    at_hand = replace(golden, train_artifacts=Path("a"), train_content=Path("c"))
+    at_hand = replace(golden, trained=TrainedFiles(content=Path("c"), artifacts=Path("a")))
     budget_s = golden.reference.seconds["evaluate"] + 1
     extent = choose_extent(at_hand, None, None, budget_s)
     assert (extent.train, extent.evaluate, extent.adopt) == (False, True, True)
@@ -78,7 +79,7 @@ def test_auto_takes_a_few_steps_when_the_cost_is_not_known(golden: Subject) -> N
 
 
 def test_what_is_asked_for_is_done_whatever_it_costs(golden: Subject) -> None:
-    at_hand = replace(golden, train_artifacts=Path("a"), train_content=Path("c"))
+    at_hand = replace(golden, trained=TrainedFiles(content=Path("c"), artifacts=Path("a")))
 
     def work(subject: Subject, level: Level, spot: Passage | None = None) -> tuple[object, ...]:
         extent = choose_extent(subject, level, spot, 0.0)
