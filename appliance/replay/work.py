@@ -88,7 +88,7 @@ def choose_extent(
         )
     if unnamed is not None:
         return Extent(why=unnamed)
-    lacking = describe_lack(subject.manifest)
+    lacking = describe_lack(subject.manifest, engine)
     if lacking is not None and (asked is not None or spot is not None):
         raise RuntimeMissingError(
             f"{subject.label}: what is asked for trains or evaluates, but {lacking}. Use the full"
@@ -137,9 +137,12 @@ def describe_unnamed(subject: Subject, engine: EngineName | None) -> str | None:
     )
 
 
-def describe_lack(manifest: Manifest) -> str | None:
-    """What this machine lacks for the stages that train, which `auto` then leaves out."""
-    if manifest.runtime.engine != "host":
+def describe_lack(manifest: Manifest, engine: EngineName | None = None) -> str | None:
+    """What this machine lacks for the stages that train, which `auto` then leaves out.
+
+    ``engine`` is the one the user chose, None where the manifest's is meant.
+    """
+    if (engine or manifest.runtime.engine) != "host":
         return None  # the engine brings what the stages need, or says what it lacks
     if importlib.util.find_spec("jax") is None:
         return "jax is not installed here"
