@@ -45,6 +45,13 @@ def replay(
     artifacts: Annotated[
         Path | None, typer.Option(help="Run folder of the original, for its checkpoints.")
     ] = None,
+    checkout: Annotated[
+        Path | None,
+        typer.Option(help="RoboTwin checkout to evaluate in; never taken from a bundle."),
+    ] = None,
+    checkout_python: Annotated[
+        Path | None, typer.Option(help="The checkout's Python; never taken from a bundle.")
+    ] = None,
     engine: EngineOption = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Where the replay works. Default: replays/<name>.")
@@ -75,7 +82,7 @@ def replay(
     """Compute again what can be, compare it with the original, and give a verdict."""
     from appliance.bundle.keys import default_key_dir
     from appliance.cli.replays import ReplayRequest, replay_target
-    from appliance.replay.subject import Places
+    from appliance.replay.places import Places
 
     replay_target(
         ReplayRequest(
@@ -86,6 +93,8 @@ def replay(
             places=Places(
                 dataset_root=None if dataset_root is None else dataset_root.absolute(),
                 artifacts=artifacts,
+                checkout=None if checkout is None else checkout.absolute(),
+                checkout_python=None if checkout_python is None else checkout_python.absolute(),
                 public_key=key,
                 key_dir=key_dir or default_key_dir(),
             ),

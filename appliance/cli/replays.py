@@ -27,8 +27,9 @@ from appliance.replay.countersign import check_can_be_signed, countersign
 from appliance.replay.document import write_verdict
 from appliance.replay.junit import write_junit
 from appliance.replay.levels import Level
+from appliance.replay.places import Places
 from appliance.replay.replay import Replay, ReplayOptions, record, replay
-from appliance.replay.subject import Places, Subject, list_targets, open_subject
+from appliance.replay.subject import DamagedBundle, Subject, list_targets, open_subject
 from appliance.replay.text import format_replay, format_summary
 from appliance.replay.verdict import Conclusion
 from appliance.replay.work import Passage, WorkFolder
@@ -145,9 +146,14 @@ def parse_passage(text: str | None) -> Passage | None:
 
 
 def _options(
-    request: ReplayRequest, subject: Subject, asked: Level | None, spot: Passage | None
+    request: ReplayRequest,
+    subject: Subject | DamagedBundle,
+    asked: Level | None,
+    spot: Passage | None,
 ) -> ReplayOptions:
-    name = f"{subject.manifest.name}-{subject.identity.rpartition(':')[2][:12]}"
+    name = f"{subject.name}-not-intact"
+    if isinstance(subject, Subject):
+        name = f"{subject.name}-{subject.identity.rpartition(':')[2][:12]}"
     folder = request.work_dir or Path("replays")
     if request.work_dir is None or request.target.resolve() != Path(subject.label).resolve():
         folder = folder / name
@@ -155,7 +161,6 @@ def _options(
         work_dir=folder.resolve(),
         scratch_dir=user_cache_dir() / "scratch",
         key_dir=request.places.key_dir,
-        passphrase=find_passphrase(request.passphrase_file),
         passphrase_file=request.passphrase_file,
         engine=request.engine,
         asked=asked,
@@ -164,8 +169,8 @@ def _options(
     )
 
 
-def _record(subject: Subject, options: ReplayOptions, *, as_json: bool) -> None:
-    if subject.kind != "manifest":
+def _record(subject: Subject | DamagedBundle, options: ReplayOptions, *, as_json: bool) -> None:
+    if not isinstance(subject, Subject) or subject.kind != "manifest":
         raise ReplayError(
             f"{subject.label}: expectations are recorded beside a manifest, and this is a"
             f" {subject.kind}. Name a manifest or a folder of manifests."

@@ -90,7 +90,7 @@ def read_plan(path: Path, *, check_hash: bool = True) -> Plan:
     """
     meta_file, arrays_file = locate_plan(Path(path))
     meta = _read_meta(meta_file)
-    arrays = _read_arrays(arrays_file, int(meta["dataset_len"]))
+    arrays = _check_arrays(arrays_file, read_arrays(arrays_file), int(meta["dataset_len"]))
     if meta["plan_version"] == PLAN_VERSION_1:
         computed = _hash_version_1(meta, arrays_file)
     else:
@@ -170,7 +170,11 @@ def _read_meta(file: Path) -> dict[str, Any]:
     return meta
 
 
-def _read_arrays(file: Path, dataset_len: int) -> dict[str, NDArray[Any]]:
+def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of numbers in an npz file, of one or two axes, whether or not a plan has them.
+
+    No size that the file states is believed. Raises PlanError, StorageError.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     with storage_errors(file, "reading the plan"):
         try:
@@ -189,13 +193,16 @@ def _read_arrays(file: Path, dataset_len: int) -> dict[str, NDArray[Any]]:
             EOFError,
             NotImplementedError,
             RuntimeError,
+            ValueError,
+            OverflowError,
+            MemoryError,
         ) as error:
             raise _damaged(file, f"not a readable npz file ({error})") from error
         except OSError as error:
             if error.errno != errno.EINVAL:  # a place before the file's start
                 raise
             raise _damaged(file, f"not a readable npz file ({error})") from error
-    return _check_arrays(file, arrays, dataset_len)
+    return arrays
 
 
 def _read_member(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:

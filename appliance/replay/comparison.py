@@ -34,6 +34,7 @@ _CAUSES_FIRST = (
 )
 _SCENES = ("evaluate.trials.", "evaluate.episodes.")
 _MET_LIMIT = "timeout"
+CHECKPOINT_DIGEST = "evaluate.metrics.policy.params"
 
 
 class Outcome(StrEnum):
@@ -84,11 +85,13 @@ class Setting:
 
     ``same_platform``: bits are promised. ``half_precision``: the model computes in 16 bits.
     ``trials_bind``: the trial list is part of what is expected even on another platform.
+    ``checkpoint_binds``: so is the evaluated checkpoint, which is meant to be the original's own.
     """
 
     same_platform: bool
     half_precision: bool = False
     trials_bind: bool = True
+    checkpoint_binds: bool = False
 
 
 def compare_stage(
@@ -191,6 +194,8 @@ class _FactJudge:
 
     def _is_bound(self, path: str, rule: Rule) -> bool:
         """Whether bits are promised on another platform too."""
+        if path == CHECKPOINT_DIGEST:
+            return self.setting.checkpoint_binds
         if rule.expectation is Expectation.EXACT:
             return self.setting.trials_bind or not path.startswith(_SCENES)
         return rule.expectation is Expectation.PLATFORM and self._met_limit(path)

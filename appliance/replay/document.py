@@ -18,6 +18,7 @@ from appliance.manifest.difference import ABSENT
 from appliance.replay.comparison import Compared, Outcome, StageComparison
 from appliance.replay.levels import MEANINGS
 from appliance.replay.replay import Replay
+from appliance.replay.subject import Subject
 
 FORMAT = "plan-star-replay-verdict-v1"
 SCHEMA_FILE = Path(__file__).with_name("verdict-v1.json")
@@ -31,9 +32,9 @@ def verdict_document(replay: Replay) -> dict[str, Any]:
         "appliance": __version__,
         "subject": {
             "kind": subject.kind,
-            "name": subject.manifest.name,
-            "identity": subject.identity,
-            "manifest_sha256": subject.manifest_sha256,
+            "name": subject.name,
+            "identity": subject.identity if isinstance(subject, Subject) else None,
+            "manifest_sha256": subject.manifest_sha256 if isinstance(subject, Subject) else None,
         },
         "content_digest": None if subject.report is None else subject.report.content_digest,
         "verdict": verdict.conclusion.value,
@@ -135,12 +136,11 @@ def _difference_to_dict(row: Compared) -> dict[str, Any]:
 
 
 def _platform_differences(replay: Replay) -> list[dict[str, Any]]:
-    reference = replay.subject.reference
-    if reference is None:
+    if replay.there is None:
         return []
     return [
         {"field": path, "there": _plain(there), "here": _plain(here)}
-        for path, there, here in reference.surroundings.changes(replay.here)
+        for path, there, here in replay.there.changes(replay.here)
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.evaluation.statistics import Equivalence, equivalence_two_proportions
-from appliance.manifest.model import Manifest, SuccessRatePart
+from appliance.manifest.model import Manifest
 from appliance.replay.claim import ClaimResult, fisher_exact_p, judge_claim
 from appliance.replay.comparison import (
     Compared,
@@ -15,6 +15,8 @@ from appliance.replay.comparison import (
     StageComparison,
     compare_stage,
 )
+from appliance.replay.coverage import find_gaps
+from appliance.replay.declared import DeclaredClaim
 from appliance.replay.levels import Level, LevelResult, LevelStatus
 from appliance.replay.reference import Reference
 from appliance.replay.verdict import judge_bits, judge_rate
@@ -28,7 +30,8 @@ class Evidence:
     """Facts found, comparisons made, levels judged; and why nothing more can be, if so.
 
     ``reference`` is what is compared with; None compares nothing. ``invalid`` says why the inputs
-    are not the original's, ``missing`` what is not at hand.
+    are not the original's, ``missing`` what is not at hand. ``unpinned`` are the figures that the
+    manifest could have expected and does not.
     """
 
     reference: Reference | None
@@ -41,6 +44,7 @@ class Evidence:
     equivalence: Equivalence | None = None
     invalid: str | None = None
     missing: str | None = None
+    unpinned: list[str] = field(default_factory=list)
 
     def compare(self, stage: str, facts: dict[str, Any]) -> None:
         """Add to the found facts of a stage, and compare all of them so far."""
@@ -78,6 +82,11 @@ class Evidence:
             ),
         }
         given = {name: pair for name, pair in pins.items() if None not in pair}
+        self.unpinned = [
+            f"expect.{name}"
+            for name, (pin, found) in pins.items()
+            if found is not None and pin is None
+        ]
         if given:
             self.stages["expect"] = compare_stage(
                 "expect",
@@ -87,15 +96,16 @@ class Evidence:
             )
 
     def judge_rate(
-        self, level: Level, claim: SuccessRatePart | None, successes: int, episodes: int
+        self, level: Level, declared: DeclaredClaim, successes: int, episodes: int
     ) -> None:
         """R4 or R5: the declared claim decides; the original's own counts are evidence beside it.
 
         Source of the test between the two: Miettinen and Nurminen 1985, two one-sided.
         """
+        claim = declared.claim
         if claim is not None:
             self.claim = judge_claim(claim, successes, episodes)
-        result = judge_rate(self.claim)
+        result = judge_rate(self.claim, declared.why)
         theirs = self._original_counts()
         if claim is not None and theirs is not None and claim.margin < 1 and claim.alpha < 0.5:
             self.equivalence = equivalence_two_proportions(
@@ -144,13 +154,21 @@ class Evidence:
         return (successes, episodes) if 0 <= successes <= episodes > 0 else None
 
     def judge(self, level: Level, *, whole: bool, extent: str) -> LevelResult:
-        """What a level of equal bits came to, by all that was compared."""
+        """What a level of equal bits came to, by all that was compared and what was not said."""
+        gaps: list[str] = []
+        if self.reference is not None:
+            recorded = self.reference.is_recorded
+            gaps = find_gaps(level, self.reference.facts, self.facts, is_recorded=recorded)
+        elif level is Level.R1:
+            gaps = self.unpinned
+            extent = "plan and norm stats, by what the manifest itself expects of them"
         return judge_bits(
             level,
             self.stages,
             whole=whole,
             extent=extent,
             same_platform=self.setting.same_platform,
+            gaps=gaps,
         )
 
     def set_level(self, level: Level, status: LevelStatus, reason: str) -> None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from appliance.errors import StorageError
+from appliance.errors import PlanError, StorageError
 from appliance.files import storage_errors
+from appliance.plan.files import read_arrays
 from appliance.replay.results import Result, read_object
 
 Facts = Mapping[str, Any]
@@ -127,13 +127,10 @@ def _describe_arrays(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        with (
-            storage_errors(path, "reading the plan's arrays"),
-            np.load(path, allow_pickle=False) as arrays,
-        ):
-            return {name: _describe_array(arrays[name]) for name in sorted(arrays.files)}
-    except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise StorageError(f"{path}: not the arrays of a plan ({error}).") from error
+        arrays = read_arrays(path)
+    except PlanError as error:
+        raise StorageError(str(error)) from error
+    return {name: _describe_array(arrays[name]) for name in sorted(arrays)}
 
 
 def _describe_array(array: np.ndarray[Any, Any]) -> dict[str, Any]:

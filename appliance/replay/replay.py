@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.findings import Severity
-from appliance.bundle.keys import Passphrase
-from appliance.errors import DatasetError, NormStatsError, PlanError, TrainingError
+from appliance.bundle.findings import Severity, VerifyReport
+from appliance.errors import (
+    CheckpointError,
+    DatasetError,
+    NormStatsError,
+    PlanError,
+    TrainingError,
+)
 from appliance.evaluation.statistics import Equivalence
 from appliance.manifest.model import EngineName, Manifest
+from appliance.replay.checkpoints import describe_other_checkpoint, describe_other_start
 from appliance.replay.claim import ClaimResult
 from appliance.replay.comparison import Setting, StageComparison
 from appliance.replay.evidence import Evidence
@@ -36,7 +42,7 @@ from appliance.replay.reference import (
     surroundings_of,
     write_expectations,
 )
-from appliance.replay.subject import Subject
+from appliance.replay.subject import DamagedBundle, Subject
 from appliance.replay.verdict import (
     Levels,
     Verdict,
@@ -51,13 +57,14 @@ from appliance.replay.work import (
     adopt_stage,
     choose_extent,
 )
-from appliance.stages.chain import choose_engine
+from appliance.stages.chain import Chain, StageExitError, choose_engine
 from appliance.stages.decide import Decision
-from appliance.stages.definition import CONTENT
+from appliance.stages.definition import CONTENT, Stage
+from appliance.stages.environment import describe_platform
+from appliance.stages.receipt import Receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.spot_check import SpotCheck, ask_spot_check
 from appliance.stages.spot_check import stage as spot_check_stage
-from appliance.stages.train import EXP_NAME
 
 Announce = Callable[[str], None]
 
@@ -66,13 +73,12 @@ Announce = Callable[[str], None]
 class ReplayOptions:
     """What is asked of a replay; ``asked`` None means whatever the budget allows.
 
-    The key and its passphrase are as in ``RunOptions``.
+    ``key_dir`` and ``passphrase_file`` are as in ``RunOptions``: no stage is shown them.
     """
 
     work_dir: Path
     scratch_dir: Path
     key_dir: Path | None = None
-    passphrase: Passphrase | None = None
     passphrase_file: Path | None = None
     engine: EngineName | None = None
     asked: Level | None = None
@@ -82,9 +88,12 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A finished replay: its verdict and the evidence for it."""
+    """A finished replay: its verdict and the evidence for it.
 
-    subject: Subject
+    ``here`` is this machine, ``there`` the original's; None where nothing is known of it.
+    """
+
+    subject: Subject | DamagedBundle
     verdict: Verdict
     stages: Mapping[str, StageComparison]
     seconds: Mapping[str, float]
@@ -92,19 +101,53 @@ class Replay:
     claim: ClaimResult | None
     equivalence: Equivalence | None
     here: Surroundings
+    there: Surroundings | None
     same_platform: bool
     started_utc: str
     facts: Mapping[str, Any]
     work_dir: Path
 
 
-def replay(subject: Subject, options: ReplayOptions, announce: Announce) -> Replay:
+def replay(subject: Subject | DamagedBundle, options: ReplayOptions, announce: Announce) -> Replay:
     """Replay ``subject`` and judge it; ``announce`` is told what begins.
 
     Raises ReplayError for what cannot be asked, the errors of a stage that cannot run here, and
     StorageError. What disagrees with the original is no error but the verdict.
     """
+    if isinstance(subject, DamagedBundle):
+        return _reject(subject, options)
     return _Run(subject, options, announce).run()
+
+
+def _reject(subject: DamagedBundle, options: ReplayOptions) -> Replay:
+    """The verdict on a bundle that is not what was signed: nothing is read, nothing computed."""
+    started = datetime.datetime.now(datetime.UTC)
+    work = WorkFolder(options.work_dir)
+    work.claim(f"not intact: {subject.report.attestation_sha256}")
+    reason = _describe_damage(subject.report)
+    levels = {level: not_tested("the inputs are not those of the original") for level in Level}
+    levels[Level.R0] = not_tested(reason)
+    return Replay(
+        subject=subject,
+        verdict=judge(levels, asked=options.asked, invalid=reason),
+        stages={},
+        seconds={},
+        extent=Extent(why=reason),
+        claim=None,
+        equivalence=None,
+        here=Surroundings(packages={}, platform=describe_platform(), sources={}),
+        there=None,
+        same_platform=False,
+        started_utc=started.isoformat(timespec="seconds"),
+        facts={},
+        work_dir=work.path,
+    )
+
+
+def _describe_damage(report: VerifyReport) -> str:
+    first = next(each for each in report.findings if each.severity is Severity.ERROR)
+    where = f"{first.path}: " if first.path else ""
+    return f"the bundle is not intact: {where}{first.message}"
 
 
 def record(subject: Subject, options: ReplayOptions, announce: Announce) -> Path:
@@ -134,20 +177,25 @@ class _Run:
         self.reference = None if recording else subject.reference
         self.recording = recording
         self.here = describe_surroundings(subject.manifest)
-        self.extent = choose_extent(subject, options.asked, options.spot, options.budget_s)
+        self.extent = choose_extent(
+            subject, options.asked, options.spot, options.budget_s, engine=options.engine
+        )
         self.work = WorkFolder(options.work_dir)
         self.evidence = Evidence(reference=self.reference, setting=self._setting())
 
     def run(self) -> Replay:
         """Everything, in the order of cost."""
         started = datetime.datetime.now(datetime.UTC)
-        manifest = choose_engine(self.work.claim(self.subject), self.options.engine)
-        self._check_bundle()
+        self.work.claim(self.subject.identity)
+        manifest = self.work.write_manifest(self.subject.manifest)
+        manifest = choose_engine(manifest, self.options.engine)
+        self._note_signature()
         if self.evidence.invalid is None:
             self._replay_inputs(manifest)
-        if self.evidence.may_go_on() and (
-            self.extent.train or self.extent.spot or self.extent.evaluate
-        ):
+        repeats = self.extent.train or self.extent.spot or self.extent.evaluate
+        if self.evidence.may_go_on() and repeats:
+            self._check_checkpoints(manifest)
+        if self.evidence.may_go_on() and repeats:
             self._replay_stages(manifest)
         levels = self._complete_levels()
         return Replay(
@@ -159,6 +207,7 @@ class _Run:
             claim=self.evidence.claim,
             equivalence=self.evidence.equivalence,
             here=self.here,
+            there=None if self.reference is None else self.reference.surroundings,
             same_platform=self.evidence.setting.same_platform,
             started_utc=started.isoformat(timespec="seconds"),
             facts=self.evidence.facts,
@@ -171,17 +220,13 @@ class _Run:
             same_platform=there is not None and not there.changes(self.here),
             half_precision=_dtype(self.subject.manifest) != "float32",
             trials_bind=self.reference is not None and self.reference.is_recorded,
+            checkpoint_binds=self.extent.adopt,
         )
 
-    def _check_bundle(self) -> None:
+    def _note_signature(self) -> None:
+        """R0: a bundle that is not intact does not come here."""
         report = self.subject.report
         if report is None:
-            return
-        if not report.intact:
-            first = next(each for each in report.findings if each.severity is Severity.ERROR)
-            where = f"{first.path}: " if first.path else ""
-            self.evidence.invalid = f"the bundle is not intact: {where}{first.message}"
-            self.evidence.levels[Level.R0] = not_tested(self.evidence.invalid)
             return
         origin = "a key you trust" if report.trusted else "a key you do not trust"
         reason = f"{report.checks.get('files', 0)} files are what was signed, by {origin}"
@@ -234,7 +279,6 @@ class _Run:
             manifest,
             scratch_dir=options.scratch_dir,
             key_dir=options.key_dir,
-            passphrase=options.passphrase,
             passphrase_file=options.passphrase_file,
         ) as chain:
             self.here = surroundings_of(chain.lock)  # with an engine, that of its image
@@ -244,14 +288,7 @@ class _Run:
                 if name in stages:
                     chain.bring_to_receipt(stages[name], self._announce)
             if self.extent.spot is not None:
-                check = self._spot_check(self.extent.spot, manifest)
-                ask_spot_check(chain.folder, check)
-                stage = spot_check_stage(manifest, check)
-                receipt = chain.bring_to_receipt(stage, self._announce)
-                content = chain.folder.stage_dir(stage.name, receipt.key) / CONTENT
-                self.evidence.seconds["spot_check"] = _seconds(receipt.times)
-                self.evidence.compare("train", {"steps": read_steps(content)})
-                self._judge_training(self.extent.spot)
+                self._repeat_steps(chain, self.extent.spot)
             if self.extent.train and self.evidence.may_go_on():
                 receipt = chain.bring_to_receipt(stages["train"], self._announce)
                 self.evidence.seconds["train"] = _seconds(receipt.times)
@@ -259,46 +296,81 @@ class _Run:
                 self.evidence.compare("train", read_stage_facts("train", content))
                 self._judge_training(None)
             if self.extent.adopt and self.evidence.may_go_on():
-                assert self.subject.train_artifacts is not None, "choose_extent saw to it"
-                assert self.subject.train_content is not None, "it lies beside the artifacts"
-                adopt_stage(
-                    chain,
-                    stages["train"],
-                    self.subject.train_content,
-                    self.subject.train_artifacts,
-                )
+                assert self.subject.trained is not None, "choose_extent saw to it"
+                adopt_stage(chain, stages["train"], self.subject.trained)
                 chain.bring_to_receipt(stages["train"], self._announce)
             if self.extent.evaluate and self.evidence.may_go_on():
-                receipt = chain.bring_to_receipt(stages["evaluate"], self._announce)
-                self.evidence.seconds["evaluate"] = _seconds(receipt.times)
-                content = chain.folder.stage_dir("evaluate", receipt.key) / CONTENT
-                self.evidence.compare("evaluate", read_stage_facts("evaluate", content))
-                self._judge_evaluation(manifest)
+                given = self.extent.adopt
+                evaluated = self._bring(chain, stages["evaluate"], on_given_checkpoint=given)
+                if evaluated is not None:
+                    self.evidence.seconds["evaluate"] = _seconds(evaluated.times)
+                    content = chain.folder.stage_dir("evaluate", evaluated.key) / CONTENT
+                    self.evidence.compare("evaluate", read_stage_facts("evaluate", content))
+                    self._judge_evaluation()
 
-    def _spot_check(self, spot: Passage, manifest: Manifest) -> SpotCheck:
+    def _repeat_steps(self, chain: Chain, spot: Passage) -> None:
+        """R2 in part: some steps, from the start or from the original's checkpoint."""
+        manifest, trained = chain.manifest, self.subject.trained
         place = None
-        if spot.first_step and self.subject.train_artifacts is not None:
-            checkpoints = self.subject.train_artifacts / "checkpoints"
-            place = checkpoints / manifest.train.config / EXP_NAME
-        return SpotCheck(first_step=spot.first_step, num_steps=spot.num_steps, checkpoints=place)
+        if spot.first_step and trained is not None:
+            place = trained.checkpoints(manifest)
+        check = SpotCheck(first_step=spot.first_step, num_steps=spot.num_steps, checkpoints=place)
+        ask_spot_check(chain.folder, check)
+        stage = spot_check_stage(manifest, check)
+        receipt = self._bring(chain, stage, on_given_checkpoint=place is not None)
+        if receipt is None:
+            return
+        content = chain.folder.stage_dir(stage.name, receipt.key) / CONTENT
+        self.evidence.seconds["spot_check"] = _seconds(receipt.times)
+        self.evidence.compare("train", {"steps": read_steps(content)})
+        self._judge_training(spot)
+
+    def _bring(self, chain: Chain, stage: Stage, *, on_given_checkpoint: bool) -> Receipt | None:
+        """A stage's receipt; None, and invalid inputs, when the checkpoint given to it is bad."""
+        try:
+            return chain.bring_to_receipt(stage, self._announce)
+        except StageExitError as error:
+            if not on_given_checkpoint or error.code != CheckpointError.exit_code:
+                raise
+            assert self.subject.trained is not None, "it was given"
+            self.evidence.invalid = (
+                f"stage {stage.name} refused the checkpoint in {self.subject.trained.artifacts}: it"
+                " cannot be read, or is not what the original recorded"
+            )
+            return None
+
+    def _check_checkpoints(self, manifest: Manifest) -> None:
+        """See that the checkpoints at hand are the original's, before anything rests on them."""
+        trained, spot = self.subject.trained, self.extent.spot
+        if trained is None:
+            return  # the spot check says that it needs them
+        reason, is_bundle = None, self.subject.report is not None
+        if spot is not None and spot.first_step:
+            reason = describe_other_start(
+                trained, manifest, self.reference, spot.first_step, is_bundle=is_bundle
+            )
+        if reason is None and self.extent.adopt:
+            reason = describe_other_checkpoint(
+                trained, manifest, self.reference, is_bundle=is_bundle
+            )
+        self.evidence.invalid = reason
 
     def _judge_training(self, spot: Passage | None) -> None:
         total = self.subject.manifest.train.steps
         extent = f"all {total} steps" if spot is None else f"{spot.text} of {total}"
-        known = {} if self.reference is None else self.reference.facts.get("train", {})
-        whole = spot is None and "summary" in known  # the last digest of the chain is there
-        self.evidence.levels[Level.R2] = self.evidence.judge(Level.R2, whole=whole, extent=extent)
+        self.evidence.levels[Level.R2] = self.evidence.judge(
+            Level.R2, whole=spot is None, extent=extent
+        )
 
-    def _judge_evaluation(self, manifest: Manifest) -> None:
+    def _judge_evaluation(self) -> None:
         metrics = self.evidence.facts["evaluate"].get("metrics", {})
         successes, episodes = int(metrics["successes"]), int(metrics["episodes"])
         self.evidence.compare_counts(successes, episodes)
         self.evidence.levels[Level.R3] = self.evidence.judge(
             Level.R3, whole=True, extent=f"{episodes} episodes"
         )
-        claim = None if manifest.expect is None else manifest.expect.success_rate
         level = Level.R4 if self.extent.adopt else Level.R5
-        self.evidence.judge_rate(level, claim, successes, episodes)
+        self.evidence.judge_rate(level, self.subject.declared_claim, successes, episodes)
 
     def _complete_levels(self) -> Levels:
         levels = self.evidence.levels

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.bundle.archive import is_archive, unpack_bundle
-from appliance.bundle.layout import BUNDLE_FILE
+from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE
 from appliance.errors import ApplianceError, NotABundleError, StorageError
 from appliance.files import read_json
 from appliance.stages.bundle import identity_of
@@ -98,14 +98,25 @@ def open_folder(path: Path) -> Iterator[tuple[Path, bool]]:
     yield path.resolve(), False
 
 
-def is_result(path: Path) -> bool:
-    """Whether ``path`` looks like something that ``open_result`` reads."""
-    return (
-        is_archive(path)
-        or (path / BUNDLE_FILE).is_file()
-        or (path / "stages").is_dir()
-        or (path / "run.json").is_file()
+def find_run_folder(target: Path) -> RunFolder | None:
+    """The run folder that ``target`` is, or that the bundle ``target`` still lies in."""
+    place = target.resolve()
+    for folder in (place, place.parent.parent):
+        if (folder / "run.json").is_file() and (folder / "stages").is_dir():
+            return RunFolder(folder)
+    return None
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether ``path`` looks like a bundle, whole or not: what a check of it is about."""
+    return is_archive(path) or any(
+        (path / name).is_file() for name in (BUNDLE_FILE, ATTESTATION_FILE)
     )
+
+
+def is_result(path: Path) -> bool:
+    """Whether ``path`` looks like a bundle or a run folder, whole or not."""
+    return is_bundle(path) or (path / "stages").is_dir() or (path / "run.json").is_file()
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What is replayed: a golden manifest, a bundle (folder or archive), or a run folder.
 
 Each becomes a manifest whose paths are all absolute, the reference to compare with, and what else
-is at hand: the check of the bundle (R0) and the original's checkpoints.
+is at hand: the check of the bundle (R0) and the original's checkpoints. Of a bundle that is not
+intact nothing is read.
 """
 
 from __future__ import annotations
@@ -14,18 +15,27 @@ from typing import Any
 
 from appliance.bundle.checks import read_attestation
 from appliance.bundle.facts import read_manifest as read_signed_manifest
-from appliance.bundle.findings import VerifyReport
-from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE
+from appliance.bundle.findings import Verdict, VerifyReport
+from appliance.bundle.layout import ATTESTATION_FILE
 from appliance.bundle.verify import verify_bundle
-from appliance.digest import canonical_json, sha256_json
-from appliance.errors import ManifestError, StorageError
+from appliance.digest import sha256_json
+from appliance.errors import ManifestError, NotABundleError
 from appliance.files import storage_errors
-from appliance.manifest.load import parse_manifest
 from appliance.manifest.model import Manifest
+from appliance.replay.checkpoints import TrainedFiles, find_trained
+from appliance.replay.declared import DeclaredClaim, claim_of_bundle, claim_of_manifest
+from appliance.replay.places import Places, forget_checkout, place_manifest
 from appliance.replay.reference import Reference, read_expectations, reference_of
-from appliance.replay.results import Result, is_result, open_result, read_object
+from appliance.replay.results import (
+    Result,
+    find_run_folder,
+    is_bundle,
+    is_result,
+    open_result,
+    read_object,
+)
 from appliance.stages.bundle import identity_of
-from appliance.stages.manifest import KNOWN_NAMES, read_manifest
+from appliance.stages.manifest import read_manifest
 from appliance.stages.pins import dataset_root
 from appliance.stages.run_folder import RunFolder
 
@@ -38,8 +48,10 @@ class Subject:
 
     ``identity`` names it (content digest of a bundle, digest of a manifest's deciding part),
     ``declared`` is the manifest's deciding part as it was written, with its own paths;
-    ``report`` is the check of a bundle, None for a manifest; ``train_artifacts`` the artifacts
-    folder of the original's train stage, None when it is not at hand.
+    ``report`` is the check of a bundle, None for a manifest; ``trained`` the files of the
+    original's train stage, None when its checkpoints are not at hand; ``declared_claim`` what R4
+    and R5 judge. ``lacks_checkout``: it was evaluated in a RoboTwin checkout, and the user named
+    none.
     """
 
     label: str
@@ -48,9 +60,15 @@ class Subject:
     declared: Mapping[str, Any]
     reference: Reference | None
     identity: str
+    declared_claim: DeclaredClaim
     report: VerifyReport | None = None
-    train_artifacts: Path | None = None
-    train_content: Path | None = None
+    trained: TrainedFiles | None = None
+    lacks_checkout: bool = False
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.manifest.name
 
     @property
     def manifest_sha256(self) -> str:
@@ -64,13 +82,17 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """What the user said of where things are; None where nothing was said."""
+class DamagedBundle:
+    """A bundle that is not what was signed: what it says of itself is not looked at."""
 
-    dataset_root: Path | None = None
-    artifacts: Path | None = None
-    public_key: Path | None = None
-    key_dir: Path | None = None
+    label: str
+    kind: str
+    report: VerifyReport
+
+    @property
+    def name(self) -> str:
+        """The name of its file or folder."""
+        return Path(self.label).resolve().name
 
 
 def list_targets(target: Path) -> list[Path]:
@@ -91,7 +113,7 @@ def list_targets(target: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def open_subject(target: Path, places: Places) -> Iterator[Subject]:
+def open_subject(target: Path, places: Places) -> Iterator[Subject | DamagedBundle]:
     """The subject at ``target``, for as long as it is looked at.
 
     Raises ManifestError, NotABundleError, StorageError, SigningKeyError.
@@ -101,60 +123,66 @@ def open_subject(target: Path, places: Places) -> Iterator[Subject]:
         return
     run = find_run_folder(target)
     bundle = target
-    if run is not None and not (target / BUNDLE_FILE).is_file() and run.bundle_link.is_dir():
+    if run is not None and not is_bundle(target) and run.bundle_link.is_dir():
         bundle = run.bundle_link.resolve()
+    report = _verify(bundle, places) if is_bundle(bundle) else None
+    if report is not None and not report.intact:
+        kind = "bundle" if bundle.is_dir() else "archive"
+        yield DamagedBundle(label=str(target), kind=kind, report=report)
+        return
     with open_result(bundle) as result:
-        yield _subject_of_result(target, result, run, places)
+        yield _subject_of_result(target, result, report, run, places)
 
 
-def find_run_folder(target: Path) -> RunFolder | None:
-    """The run folder that ``target`` is, or that the bundle ``target`` still lies in."""
-    place = target.resolve()
-    for folder in (place, place.parent.parent):
-        if (folder / "run.json").is_file() and (folder / "stages").is_dir():
-            return RunFolder(folder)
-    return None
+def _verify(bundle: Path, places: Places) -> VerifyReport:
+    report = verify_bundle(bundle, public_key=places.public_key, key_dir=places.key_dir)
+    if report.verdict is Verdict.NOT_A_BUNDLE:
+        why = next((each.message for each in report.findings), "is not one")
+        raise NotABundleError(f"{bundle}: {why}. Name an audit bundle, or what it was made from.")
+    return report
 
 
 def _subject_of_manifest(path: Path, places: Places) -> Subject:
     manifest = read_manifest(path)
     declared = identity_of(manifest)
-    artifacts, content = _find_checkpoints(places.artifacts)
+    trained, root = None, places.dataset_root
+    if places.artifacts is not None:
+        trained = find_trained(places.artifacts, None, or_present=True)
     return Subject(
         label=str(path),
         kind="manifest",
-        manifest=_place(manifest.as_dict(), path, places.dataset_root, manifest.base_dir),
+        manifest=place_manifest(
+            manifest.as_dict(), path, places, root=root, base=manifest.base_dir
+        ),
         declared=declared,
         reference=read_expectations(path),
         identity="sha256:" + sha256_json(declared),
-        train_artifacts=artifacts,
-        train_content=content,
+        declared_claim=claim_of_manifest(manifest),
+        trained=trained,
     )
 
 
 def _subject_of_result(
-    target: Path, result: Result, run: RunFolder | None, places: Places
+    target: Path,
+    result: Result,
+    report: VerifyReport | None,
+    run: RunFolder | None,
+    places: Places,
 ) -> Subject:
-    report = None
-    if result.kind != "run folder":
-        report = verify_bundle(
-            result.root if result.kind == "bundle" else target,
-            public_key=places.public_key,
-            key_dir=places.key_dir,
-        )
     state = {} if run is None else run.read_state()
     base = Path(str(state.get("manifest_dir", Path.cwd())))
     root = places.dataset_root
     if root is None and "dataset_root" in state:
         root = Path(str(state["dataset_root"]))
-    manifest = _place(_declared_manifest(result, run), target, root, base)
+    value = _declared_manifest(result, run)
+    if report is not None:
+        value = forget_checkout(value, result.lock)
+    manifest = place_manifest(value, target, places, root=root, base=base)
     declared = result.manifest or identity_of(manifest)
-    artifacts, content = _find_checkpoints(places.artifacts)
-    if artifacts is None and run is not None:
-        artifacts, content = _find_checkpoints(run.path)
-    if artifacts is None and "train" in result.stages:
-        train = result.stages["train"]
-        artifacts, content = train.artifacts, train.content
+    claim = claim_of_manifest(manifest)
+    if report is not None:
+        claim = claim_of_bundle(manifest, result.root)
+    has_checkout = manifest.eval.checkout is not None
     return Subject(
         label=str(target),
         kind=result.kind,
@@ -162,10 +190,28 @@ def _subject_of_result(
         declared=declared,
         reference=reference_of(result),
         identity=result.content_digest or "sha256:" + sha256_json(declared),
+        declared_claim=claim,
         report=report,
-        train_artifacts=artifacts,
-        train_content=content,
+        trained=_find_trained(result, run, places.artifacts),
+        lacks_checkout=has_checkout and report is not None and not places.name_checkout,
     )
+
+
+def _find_trained(
+    result: Result, run: RunFolder | None, artifacts: Path | None
+) -> TrainedFiles | None:
+    """Where the user says, else in the run folder that a bundle lies in, else in the result."""
+    train = result.stages.get("train")
+    receipt = None if train is None else train.receipt
+    key = None if receipt is None else str(receipt.key)
+    found = None
+    if artifacts is not None:
+        found = find_trained(artifacts, key, or_present=True)
+    if found is None and run is not None:
+        found = find_trained(run.path, key, or_present=False)
+    if found is None and train is not None and train.artifacts is not None:
+        found = TrainedFiles(content=train.content, artifacts=train.artifacts)
+    return found
 
 
 def _declared_manifest(result: Result, run: RunFolder | None) -> dict[str, Any]:
@@ -181,54 +227,3 @@ def _declared_manifest(result: Result, run: RunFolder | None) -> dict[str, Any]:
         if signed:
             return dict(signed)
     return dict(read_object(result.root / "content" / "manifest.json"))
-
-
-def _place(value: Mapping[str, Any], source: Path, root: Path | None, base: Path) -> Manifest:
-    """The manifest ``value`` with the dataset at ``root`` and other paths counted from ``base``.
-
-    Without ``root`` the manifest's own is taken, from ``base`` as well.
-    """
-    value = dict(value)
-    data, norm_stats, train, evaluation = (
-        dict(_part(value, key)) for key in ("dataset", "norm_stats", "train", "eval")
-    )
-    data["root"] = str((base / str(root or data.get("root") or "no-dataset")).resolve())
-    if norm_stats.get("path"):
-        norm_stats["path"] = str(base / str(norm_stats["path"]))
-    for part, key, names in (
-        (train, "init", ("checkpoint",)),
-        (train, "tokenizer", ("path",)),
-        (evaluation, "checkout", ("path", "python")),
-    ):
-        if isinstance(part.get(key), Mapping):
-            part[key] = _place_names(part[key], names, base)
-    value |= {"dataset": data, "norm_stats": norm_stats, "train": train, "eval": evaluation}
-    return parse_manifest(canonical_json(value), source_path=source, known_names=KNOWN_NAMES)
-
-
-def _place_names(part: Mapping[str, Any], names: tuple[str, ...], base: Path) -> dict[str, Any]:
-    """``part`` with the paths under ``names`` counted from ``base``; a bare name stays one."""
-    placed = {name: str(base / str(part[name])) for name in names if "/" in str(part.get(name))}
-    return {**part, **placed}
-
-
-def _part(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    part = value.get(key)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _find_checkpoints(folder: Path | None) -> tuple[Path | None, Path | None]:
-    """Artifacts and content of the finished train stage in a run folder."""
-    if folder is None:
-        return None, None
-    place = find_run_folder(folder)
-    if place is None:
-        raise StorageError(
-            f"{folder}: not a run folder, so there are no checkpoints in it. Name the folder of the"
-            " original run (it holds run.json and stages/)."
-        )
-    with open_result(place.path) as result:
-        train = result.stages.get("train")
-    if train is None or train.artifacts is None:
-        return None, None
-    return train.artifacts, train.content

@@ -61,8 +61,7 @@ def describe_stage(stage: StageComparison) -> str:
 
 def platform_changes(replay: Replay) -> list[FieldChange]:
     """What differs between the original's platform and this one; empty without an original."""
-    reference = replay.subject.reference
-    return [] if reference is None else reference.surroundings.changes(replay.here)
+    return [] if replay.there is None else replay.there.changes(replay.here)
 
 
 def describe_changes(changes: Sequence[FieldChange], most: int = 6) -> Iterator[str]:
@@ -96,7 +95,7 @@ def format_summary(replays: Sequence[Replay], errors: Sequence[tuple[str, str]])
 
 
 def _summarize(replay: Replay) -> Iterator[str]:
-    yield from ("", f"## {_cell(replay.subject.manifest.name)}", "")
+    yield from ("", f"## {_cell(replay.subject.name)}", "")
     yield "| level | status | what | evidence |"
     yield "| --- | --- | --- | --- |"
     for level, result in replay.verdict.levels.items():

@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from appliance.replay.claim import ClaimOutcome, ClaimResult
 from appliance.replay.comparison import Outcome, StageComparison
+from appliance.replay.coverage import describe_gaps
+from appliance.replay.declared import NOTHING_DECLARED
 from appliance.replay.levels import Level, LevelResult, LevelStatus
 
 Levels = Mapping[Level, LevelResult]
@@ -79,9 +81,7 @@ def judge(levels: Levels, *, asked: Level | None, invalid: str | None = None) ->
             f"{asked} was asked for and is {result.status.value}: {result.reason}",
         )
     if highest is None or highest is Level.R0:
-        text = "nothing was computed again" if highest else "nothing could be tested"
-        reasons = [result.reason for level, result in levels.items() if level is Level.R1]
-        return conclude(Conclusion.INCONCLUSIVE, ": ".join([text, *reasons]))
+        return conclude(Conclusion.INCONCLUSIVE, _say_why_nothing_is_shown(levels, highest))
     return conclude(Conclusion.REPRODUCED, _sum_up(levels))
 
 
@@ -92,10 +92,12 @@ def judge_bits(
     whole: bool,
     extent: str,
     same_platform: bool,
+    gaps: Sequence[str] = (),
 ) -> LevelResult:
     """The result of a level that promises equal bits (R1, R2, R3), from what was compared.
 
-    ``whole`` tells whether all that the level speaks of was computed again, ``extent`` what was.
+    ``whole`` tells whether all that the level speaks of was computed again, ``extent`` what was,
+    ``gaps`` what of it the original does not say, so that it was not compared.
     """
     rows = [row for stage in stages.values() for row in stage.differences if row.level is level]
     if rows:
@@ -110,23 +112,25 @@ def judge_bits(
     )
     if equal + within == 0:
         return LevelResult(status=LevelStatus.NOT_TESTED, reason="there is nothing to compare with")
+    silent = "; " + describe_gaps(gaps) if gaps else ""
     loose = level is not Level.R1 and not same_platform and within + odd > 0
     if loose:
         reason = f"{extent}: {equal} figures bit for bit, {within} within their tolerance"
         return LevelResult(
-            status=LevelStatus.CONSISTENT, reason=f"{reason}, on another platform than the original"
+            status=LevelStatus.CONSISTENT,
+            reason=f"{reason}, on another platform than the original{silent}",
         )
-    status = LevelStatus.SHOWN if whole else LevelStatus.PARTLY
-    return LevelResult(status=status, reason=f"{extent}: {equal + within} figures equal")
+    status = LevelStatus.SHOWN if whole and not gaps else LevelStatus.PARTLY
+    return LevelResult(status=status, reason=f"{extent}: {equal + within} figures equal{silent}")
 
 
-def judge_rate(claim: ClaimResult | None) -> LevelResult:
-    """The result of a level that speaks of the success rate (R4, R5)."""
+def judge_rate(claim: ClaimResult | None, why_none: str = NOTHING_DECLARED) -> LevelResult:
+    """The result of a level that speaks of the success rate (R4, R5).
+
+    ``why_none`` says why there is no claim to judge.
+    """
     if claim is None:
-        return LevelResult(
-            status=LevelStatus.NOT_TESTED,
-            reason="no margin was declared before training (expect.success_rate)",
-        )
+        return not_tested(why_none)
     statuses = {
         ClaimOutcome.CONFIRMED: LevelStatus.SHOWN,
         ClaimOutcome.CONTRADICTED: LevelStatus.CONTRADICTED,
@@ -142,6 +146,15 @@ def judge_rate(claim: ClaimResult | None) -> LevelResult:
 def not_tested(reason: str) -> LevelResult:
     """The result of a level that this replay did not look at."""
     return LevelResult(status=LevelStatus.NOT_TESTED, reason=reason)
+
+
+def _say_why_nothing_is_shown(levels: Levels, highest: Level | None) -> str:
+    for level, result in sorted(levels.items()):
+        if result.status in (LevelStatus.PARTLY, LevelStatus.CONSISTENT):
+            return f"{level} is {result.status.value}: {result.reason}"
+    text = "nothing was computed again" if highest else "nothing could be tested"
+    reasons = [result.reason for level, result in levels.items() if level is Level.R1]
+    return ": ".join([text, *reasons])
 
 
 def _first_with(levels: Levels, status: LevelStatus) -> Level | None:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.keys import Passphrase
 from appliance.digest import canonical_json
 from appliance.engine.gpus import GpuMissingError, handed_out, read_gpus
 from appliance.errors import ReplayError, RuntimeMissingError, StorageError
 from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
-from appliance.manifest.model import Manifest
+from appliance.manifest.model import EngineName, Manifest
+from appliance.replay.checkpoints import TrainedFiles
 from appliance.replay.levels import Level
 from appliance.replay.results import read_object
 from appliance.replay.subject import Subject
@@ -67,16 +67,29 @@ class Extent:
 
 
 def choose_extent(
-    subject: Subject, asked: Level | None, spot: Passage | None, budget_s: float
+    subject: Subject,
+    asked: Level | None,
+    spot: Passage | None,
+    budget_s: float,
+    *,
+    engine: EngineName | None = None,
 ) -> Extent:
     """What to repeat: what ``asked`` needs, or, when None, as much as the budget allows.
 
-    Raises ReplayError when what is asked for needs something of the original that is not at hand,
+    ``engine`` is the one the user chose, None where the manifest's is meant. Raises ReplayError
+    when what is asked for needs something that is not at hand or that the user has to choose,
     RuntimeMissingError when this machine cannot do it.
     """
     if asked is Level.R0 or asked is Level.R1:
         return Extent(why=f"{asked} was asked for")
-    lacking = describe_lack(subject.manifest)
+    unnamed = describe_unnamed(subject, engine)
+    if unnamed is not None and (asked is not None or spot is not None):
+        raise ReplayError(
+            f"{subject.label}: what is asked for trains or evaluates, but {unnamed}. Or ask for R1."
+        )
+    if unnamed is not None:
+        return Extent(why=unnamed)
+    lacking = describe_lack(subject.manifest, engine)
     if lacking is not None and (asked is not None or spot is not None):
         raise RuntimeMissingError(
             f"{subject.label}: what is asked for trains or evaluates, but {lacking}. Use the full"
@@ -95,9 +108,9 @@ def _choose_asked(subject: Subject, asked: Level, spot: Passage | None) -> Exten
     if asked is Level.R2:
         return Extent(spot=spot) if spot else Extent(train=True)
     if asked is Level.R3 or asked is Level.R5:
-        adopt = asked is Level.R3 and subject.train_artifacts is not None
+        adopt = asked is Level.R3 and subject.trained is not None
         return Extent(spot=spot if adopt else None, train=not adopt, evaluate=True, adopt=adopt)
-    if subject.train_artifacts is None:
+    if subject.trained is None:
         raise ReplayError(
             f"{subject.label}: {asked} evaluates the original's checkpoint, which is not at hand."
             " Name the folder of the original run with --artifacts, or ask for R5, which trains"
@@ -106,14 +119,36 @@ def _choose_asked(subject: Subject, asked: Level, spot: Passage | None) -> Exten
     return Extent(spot=spot, evaluate=True, adopt=True)
 
 
-def describe_lack(manifest: Manifest) -> str | None:
-    """What this machine lacks for the stages that train, which `auto` then leaves out."""
+def describe_unnamed(subject: Subject, engine: EngineName | None) -> str | None:
+    """What of others' code would have to run that only the user may name; None when nothing.
+
+    Training and evaluation are locked together, and the lock starts a checkout's interpreter.
+    """
+    if subject.lacks_checkout:
+        return (
+            "it was evaluated in a RoboTwin checkout, and where one lies is not taken from a"
+            " bundle: name it with --checkout and its interpreter with --checkout-python"
+        )
+    report, named = subject.report, subject.manifest.runtime
+    if report is None or report.trusted or engine is not None or named.engine == "host":
+        return None
+    return (
+        f"its signer is not one you trust, and it asks for the engine {named.engine} with an image"
+        " of its choice: choose with --engine, or verify it with the signer's key (--key)"
+    )
+
+
+def describe_lack(manifest: Manifest, engine: EngineName | None = None) -> str | None:
+    """What this machine lacks for the stages that train, which `auto` then leaves out.
+
+    ``engine`` is the one the user chose, None where the manifest's is meant.
+    """
     if manifest.runtime.gpus:
         try:
             handed_out(read_gpus(), manifest.runtime.gpus)
         except GpuMissingError as error:
             return f"the original had {manifest.runtime.gpus} GPU, and here: {error.found}"
-    if manifest.runtime.engine != "host":
+    if (engine or manifest.runtime.engine) != "host":
         return None  # the engine brings what the stages need, or says what it lacks
     if importlib.util.find_spec("jax") is None:
         return "jax is not installed here"
@@ -131,7 +166,7 @@ def _choose_affordable(subject: Subject, budget_s: float) -> Extent:
     if train + evaluate <= budget_s:
         return Extent(train=True, evaluate=True)
     budget = f"the budget of {budget_s / 60:g} minutes"
-    if subject.train_artifacts is not None and evaluate <= budget_s:
+    if subject.trained is not None and evaluate <= budget_s:
         why = f"the original trained for {train / 60:.1f} minutes, more than {budget}"
         return Extent(spot=passage, evaluate=True, adopt=True, why=why)
     total = (train + evaluate) / 60
@@ -162,12 +197,12 @@ class WorkFolder:
         """The verdict; there when the replay is finished."""
         return self.path / "verdict.json"
 
-    def claim(self, subject: Subject) -> Manifest:
-        """Make the folder, or take up a stopped replay in it; the manifest to run there.
+    def claim(self, subject: str) -> None:
+        """Make the folder, or take up a stopped replay of the same ``subject`` in it.
 
         Raises StorageError when it holds something else.
         """
-        identity = {"format": FORMAT, "subject": subject.identity}
+        identity = {"format": FORMAT, "subject": subject}
         state = read_object(self.path / STATE_FILE)
         if self.path.is_dir() and any(self.path.iterdir()) and state.get("format") != FORMAT:
             raise StorageError(
@@ -177,8 +212,11 @@ class WorkFolder:
         if state != identity or self.verdict_path.exists():
             self._clear()
         write_json(self.path / STATE_FILE, identity)
+
+    def write_manifest(self, manifest: Manifest) -> Manifest:
+        """Write what is replayed into the folder; the manifest as it is read there."""
         path = self.path / "manifest.yaml"
-        write_atomic(path, canonical_json(subject.manifest.as_dict()) + b"\n")
+        write_atomic(path, canonical_json(manifest.as_dict()) + b"\n")
         return read_manifest(path)
 
     def _clear(self) -> None:
@@ -195,23 +233,25 @@ class WorkFolder:
         *,
         scratch_dir: Path,
         key_dir: Path | None,
-        passphrase: Passphrase | None,
         passphrase_file: Path | None,
     ) -> Iterator[Chain]:
-        """The chain of stages in this folder; no result is taken from a cache."""
+        """The chain of stages in this folder; no result is taken from a cache, nothing is signed.
+
+        ``key_dir`` and ``passphrase_file`` are named so that no stage is shown them.
+        """
         options = RunOptions(
             run_dir=self.run.path,
             cache_dir=None,
             scratch_dir=scratch_dir,
             key_dir=key_dir,
-            passphrase=passphrase,
             passphrase_file=passphrase_file,
+            declares=False,
         )
         with open_chain(manifest, self.run, options) as chain:
             yield chain
 
 
-def adopt_stage(chain: Chain, stage: Stage, content: Path, artifacts: Path) -> Receipt:
+def adopt_stage(chain: Chain, stage: Stage, trained: TrainedFiles) -> Receipt:
     """Let the original's result stand as the result of ``stage`` in the chain's folder.
 
     Its files are copied (checkpoints linked where possible) and hashed; the receipt says what they
@@ -228,8 +268,8 @@ def adopt_stage(chain: Chain, stage: Stage, content: Path, artifacts: Path) -> R
         if place.is_dir():
             shutil.rmtree(place)
         place.mkdir(parents=True)
-        shutil.copytree(content, place / CONTENT)
-    link_or_copy_tree(artifacts, place / ARTIFACTS)
+        shutil.copytree(trained.content, place / CONTENT)
+    link_or_copy_tree(trained.artifacts, place / ARTIFACTS)
     return seal_folder(
         place,
         stage=stage.name,

@@ -42,7 +42,8 @@ class RunOptions:
     the like, ``facts_dir`` what images were found to hold; ``key_dir`` None is the user's own key
     folder, ``passphrase`` asks for the words an encrypted key there needs; ``passphrase_file``,
     where they may lie, is named only to be kept from stages. ``engine`` None is the manifest's.
-    ``with_checkpoints`` puts the checkpoints into the bundle.
+    ``with_checkpoints`` puts the checkpoints into the bundle. With ``declares`` the claim is signed
+    before training; without, the chain asks for no key, and no bundle is made.
     """
 
     run_dir: Path
@@ -54,6 +55,7 @@ class RunOptions:
     passphrase: Passphrase | None = None
     passphrase_file: Path | None = None
     with_checkpoints: bool = False
+    declares: bool = True
 
     @property
     def secrets(self) -> tuple[Path, ...]:
@@ -227,7 +229,7 @@ class Chain:
         """Decide the next stage, say so, and finish it; its upstream stages are finished."""
         decision = self.decide(stage)
         announce(decision)
-        if decision.action is not Action.DONE:
+        if self.options.declares and decision.action is not Action.DONE:
             self.signer()  # a key that cannot be used must not be found out after the long work
         return self.finish(stage, decision)
 
@@ -255,7 +257,7 @@ class Chain:
             self.cache.take(stage.name, decision.key, place)
         elif decision.action is not Action.DONE:
             self.ran.append(stage.name)
-            if stage.name == DECLARED_STAGE:
+            if self.options.declares and stage.name == DECLARED_STAGE:
                 declare_before_training(place, self.manifest, self.lock, self.results, self.signer)
             self._run(stage)
             self.cache.put(stage.name, decision.key, place)

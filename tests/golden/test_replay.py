@@ -214,6 +214,8 @@ def test_a_changed_constant_of_the_evaluation_fails_and_is_named(
     untouched: Replayed, changed_checkout: Callable[[str, str, str], Path]
 ) -> None:
     """The checkpoint of the untouched replay is evaluated, so nothing is trained again."""
+    if not untouched.verdict["platform"]["same"]:
+        pytest.skip("a checkpoint trained on another platform is not the one that was recorded")
     checkout = changed_checkout(
         "evaluation/request.py", "SEEDS_PER_BLOCK = 100_000", "SEEDS_PER_BLOCK = 100_007"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,14 @@ def fill_content(manifest: Manifest, folder: Path) -> None:
     write_json(folder / "manifest.json", identity_of(manifest))
 
 
-def sign_bundle(base: Path, manifest: Manifest, content: Path, name: str = "bundle") -> Path:
-    """The bundle of ``content``, signed with the key in ``base/keys``."""
+def sign_bundle(
+    base: Path,
+    manifest: Manifest,
+    content: Path,
+    name: str = "bundle",
+    observed: Mapping[str, Path] | None = None,
+) -> Path:
+    """The bundle of ``content`` and ``observed``, signed with the key in ``base/keys``."""
     here = describe_surroundings(manifest)
     lock = {
         "packages": {name: value for name, value in here.packages.items() if value},
@@ -109,7 +115,7 @@ def sign_bundle(base: Path, manifest: Manifest, content: Path, name: str = "bund
     sources = BundleSources(
         name=manifest.name,
         content=files,
-        observed={"lock.json": base / "lock.json"},
+        observed={"lock.json": base / "lock.json", **(observed or {})},
         manifest=manifest.as_dict(),
         lock=lock,
         levels=("R0", "R1"),

@@ -236,6 +236,24 @@ def test_a_folder_of_goldens_is_replayed_one_by_one(tmp_path: Path, appliance: A
     assert "wrong.yaml` | 🛑 ERROR" in summary
 
 
+def test_every_golden_is_what_its_expectations_say_up_to_r1(
+    tmp_path: Path, appliance: Appliance
+) -> None:
+    """If this fails after a change that is meant: appliance replay manifests/golden --record."""
+    outcome = appliance(
+        *("replay", GOLDEN, "--level", "R1", "--work-dir", tmp_path / "work", "--json"),
+        *("--key-dir", tmp_path / "keys"),
+    )
+    said = {each["subject"]["name"]: each for each in json.loads(outcome.out)}
+    assert len(said) == len(list(GOLDEN.glob("*.yaml"))) == 3
+    assert {name: each["verdict"] for name, each in said.items()} == dict.fromkeys(
+        said, "REPRODUCED"
+    ), outcome.err
+    assert {each["levels"]["R1"]["status"] for each in said.values()} == {"shown"}
+    assert outcome.code == 0
+    assert all(expectations_path(path).is_file() for path in GOLDEN.glob("*.yaml"))
+
+
 def test_a_golden_whose_manifest_moved_on_says_which_field(
     tmp_path: Path, appliance: Appliance
 ) -> None:

@@ -105,6 +105,17 @@ def test_an_intact_bundle_alone_is_inconclusive_and_says_what_is_missing():
     assert "no dataset" in verdict.reason
 
 
+def test_when_levels_are_shown_in_part_only_the_first_of_them_is_the_reason():
+    levels = {
+        Level.R0: result(LevelStatus.SHOWN),
+        Level.R1: LevelResult(status=LevelStatus.PARTLY, reason="the original does not say plan"),
+        Level.R2: result(LevelStatus.PARTLY),
+    }
+    verdict = judge(levels, asked=None)
+    assert (verdict.conclusion, verdict.level) == (Conclusion.INCONCLUSIVE, Level.R0)
+    assert verdict.reason == "R1 is partly: the original does not say plan"
+
+
 def test_every_status_of_every_asked_level_has_one_verdict():
     for status, asked in itertools.product(LevelStatus, [Level.R1, Level.R2, Level.R3, Level.R5]):
         verdict = judge({Level.R0: result(LevelStatus.SHOWN), asked: result(status)}, asked=asked)

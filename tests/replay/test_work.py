@@ -5,23 +5,51 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from appliance.bundle.keys import create_key
 from appliance.errors import ReplayError
+from appliance.files import write_json
+from appliance.replay.checkpoints import TrainedFiles
 from appliance.replay.levels import Level
-from appliance.replay.subject import Places, Subject, open_subject
+from appliance.replay.places import Places
+from appliance.replay.subject import Subject, open_subject
 from appliance.replay.work import Passage, WorkFolder, choose_extent
+from appliance.stages.chain import Chain
+from appliance.stages.decide import build_key_parts
+from appliance.stages.engines import Engine
+from appliance.stages.receipt import seal_folder, stage_key
+from appliance.stages.registry import stages_for
+from appliance.stages.run_folder import RunFolder
 from tests.conftest import GOLDEN
 
 TEN = Passage(first_step=10, num_steps=2)
+
+
+class FinishingEngine:
+    """Finishes every stage at once, with the files that were there before and one of content."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+
+    def run_stage(self, name: str, folder: RunFolder, claim: int) -> int:
+        stage = next(each for each in stages_for(self.chain.manifest) if each.name == name)
+        upstream = {each: self.chain.results[each].content_digest for each in stage.upstream}
+        parts = build_key_parts(stage, self.chain.manifest, self.chain.lock, upstream)
+        place = folder.stage_dir(name, stage_key(parts))
+        write_json(place / "content" / "said.json", {"stage": name})
+        times = {"started_utc": "1970-01-01T00:00:00+00:00", "seconds": 0.0}
+        seal_folder(place, stage=name, key_parts=parts, times=times, host={})
+        return 0
 
 
 @pytest.fixture
 def golden() -> Iterator[Subject]:
     """The smoke golden, whose stages' times are recorded."""
     with open_subject(GOLDEN / "smoke.yaml", Places()) as subject:
+        assert isinstance(subject, Subject)
         yield subject
 
 
@@ -38,7 +66,7 @@ def test_auto_goes_as_far_as_the_budget_reaches(golden: Subject) -> None:
 
 def test_auto_evaluates_a_checkpoint_at_hand_when_training_costs_too_much(golden: Subject) -> None:
     assert golden.reference is not None
-    at_hand = replace(golden, train_artifacts=Path("a"), train_content=Path("c"))
+    at_hand = replace(golden, trained=TrainedFiles(content=Path("c"), artifacts=Path("a")))
     budget_s = golden.reference.seconds["evaluate"] + 1
     extent = choose_extent(at_hand, None, None, budget_s)
     assert (extent.train, extent.evaluate, extent.adopt) == (False, True, True)
@@ -51,7 +79,7 @@ def test_auto_takes_a_few_steps_when_the_cost_is_not_known(golden: Subject) -> N
 
 
 def test_what_is_asked_for_is_done_whatever_it_costs(golden: Subject) -> None:
-    at_hand = replace(golden, train_artifacts=Path("a"), train_content=Path("c"))
+    at_hand = replace(golden, trained=TrainedFiles(content=Path("c"), artifacts=Path("a")))
 
     def work(subject: Subject, level: Level, spot: Passage | None = None) -> tuple[object, ...]:
         extent = choose_extent(subject, level, spot, 0.0)
@@ -68,17 +96,24 @@ def test_what_is_asked_for_is_done_whatever_it_costs(golden: Subject) -> None:
         work(golden, Level.R4)
 
 
-def test_stages_are_replayed_with_an_encrypted_key_whose_passphrase_they_are_not_shown(
-    golden: Subject, tmp_path: Path
+@pytest.mark.parametrize("passphrase", [b"velvet", None])
+def test_a_replay_neither_needs_a_key_nor_makes_one(
+    golden: Subject, tmp_path: Path, passphrase: bytes | None
 ) -> None:
-    key = create_key(tmp_path / "keys", passphrase=b"velvet")
+    keys = tmp_path / "keys"
+    if passphrase is not None:
+        create_key(keys, passphrase=passphrase)  # whose words nobody gives
+    before = keys.is_dir() and sorted(keys.iterdir())
     work = WorkFolder(tmp_path / "work")
+    work.claim(golden.identity)
+    manifest = work.write_manifest(golden.manifest)
+    words = tmp_path / "words"
     with work.open_chain(
-        work.claim(golden),
-        scratch_dir=tmp_path / "scratch",
-        key_dir=tmp_path / "keys",
-        passphrase=lambda path: b"velvet",
-        passphrase_file=tmp_path / "words",
-    ) as chain:
-        assert chain.signer() == key
-        assert {tmp_path / "keys", tmp_path / "words"} <= set(chain.options.secrets)
+        manifest, scratch_dir=tmp_path / "scratch", key_dir=keys, passphrase_file=words
+    ) as opened:
+        assert {keys, words} <= set(opened.options.secrets)
+        chain = replace(opened, engine=cast(Engine, FinishingEngine(opened)))
+        for stage in stages_for(manifest):
+            receipt = chain.bring_to_receipt(stage, lambda _: None)
+            assert list(receipt.outputs) == ["content/said.json"]
+    assert (keys.is_dir() and sorted(keys.iterdir())) == before

@@ -89,6 +89,20 @@ def test_a_changed_checkpoint_is_refused(
         replay_steps(planned, passage, tmp_path / "out", ignore_progress)
 
 
+def test_parameters_that_are_not_those_named_beside_them_are_refused(
+    planned: TrainRequest, original: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoints_of(original), copy)
+    position = copy / "2" / "position.json"
+    value = json.loads(position.read_bytes())
+    claimed = json.loads((copy / "4" / "position.json").read_bytes())["leaves"]
+    position.write_text(json.dumps({**value, "leaves": claimed}))
+    passage = Passage(first_step=2, num_steps=1, checkpoints=copy)
+    with pytest.raises(CheckpointError, match="not those that its position"):
+        replay_steps(planned, passage, tmp_path / "out", ignore_progress)
+
+
 @pytest.mark.parametrize(
     ("first", "count", "error", "text"),
     [
