@@ -73,7 +73,7 @@ class TrainRequest:
     num_train_steps: int
     batch_size: int | None = None
     seed: int = 42
-    num_workers: int = 0
+    num_workers: int = 2
     sampler: SamplerName = "torch"
     fsdp_devices: int | None = None
     sampling_plan_path: Path | None = None
