@@ -143,12 +143,6 @@ class CheckpointFolder:
     def _statistics_path(self, checkpoint: Path) -> Path:
         return checkpoint / ASSETS / self.asset_id / NORM_STATS_FILE
 
-    def clear(self) -> None:
-        """Remove every checkpoint and resume point (overwrite). Raises StorageError."""
-        if self.folder.exists():
-            with storage_errors(self.folder, "removing the earlier run"):
-                shutil.rmtree(self.folder)
-
     def clear_resume_points(self) -> None:
         """Remove the resume points; the kept checkpoints stay."""
         shutil.rmtree(self.resume_folder, ignore_errors=True)
