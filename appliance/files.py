@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import StorageError
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -144,6 +147,18 @@ def replace_folder(source: Path, target: Path) -> None:
     source.rename(target)
     sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def set_aside(place: Path, why: str) -> None:
+    """Rename what lies at ``place``, if anything does, so that it is kept. Raises StorageError."""
+    if not place.exists():
+        return
+    number = 1
+    while (target := place.with_name(f"{place.name}.{why}-{number}")).exists():
+        number += 1
+    with storage_errors(place, "setting it aside"):
+        place.rename(target)
+    logger.info("%s is kept as %s", place, target.name)
 
 
 def link_or_copy_tree(source: Path, target: Path) -> None:

@@ -28,6 +28,7 @@ from appliance.cli.options import EngineOption, JsonOption
 from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
 from appliance.cli.replay_commands import add_replay_commands
+from appliance.cli.train_commands import add_train_command
 from appliance.errors import ApplianceError
 
 INTERRUPTED = 130
@@ -263,6 +264,7 @@ def dataset_fingerprint(
 
 add_dataset_commands(dataset_app)
 add_bundle_commands(app, keys_app)
+add_train_command(app)
 add_evaluation_commands(app)
 add_doctor_command(app)
 

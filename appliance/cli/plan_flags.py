@@ -7,17 +7,15 @@ only the help texts and the historic spellings are written here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
-import typer
 from typer.core import TyperCommand
 
+from appliance.cli.flags import Command, flag_name, make_flag, take_flags
 from appliance.errors import PlanError
 from appliance.plan.params import PlanParams
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 HELP: Mapping[str, str] = {
     "num_episodes_keep": "Episodes to keep. Default: 50, or all of a smaller dataset.",
@@ -54,20 +52,9 @@ HISTORIC_SPELLINGS: Mapping[str, str] = {"stride": "--stride-S", "num_stages": "
 _WORDS = {"true": True, "false": False}
 
 
-def flag_name(parameter: str) -> str:
-    """``num_stages`` as ``--num-stages``."""
-    return f"--{parameter.replace('_', '-')}"
-
-
 def takes_plan_parameters(command: Command) -> Command:
     """Give ``command``, which takes ``**values``, one flag for each field of ``PlanParams``."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    parameters = [*own, *_make_parameters()]
-    described: Any = command
-    described.__signature__ = signature.replace(parameters=parameters)
-    described.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
+    return take_flags(command, _make_parameters())
 
 
 def collect_plan_parameters(values: Mapping[str, Any]) -> PlanParams:
@@ -115,20 +102,17 @@ def _make_parameters() -> list[inspect.Parameter]:
     parameters = []
     for field in fields(PlanParams):
         kind, default = types[field.name], field.default
-        spellings = [flag_name(field.name)]
-        if kind is bool:
-            spellings = [f"{spellings[0]}/--no-{spellings[0][2:]}"]
-        if field.name in HISTORIC_SPELLINGS:
-            spellings.append(HISTORIC_SPELLINGS[field.name])
+        historic = HISTORIC_SPELLINGS.get(field.name)
         if isinstance(default, tuple):
             kind, default = str, ",".join(map(str, default))
-        option = typer.Option(*spellings, help=HELP[field.name])
         parameters.append(
-            inspect.Parameter(
+            make_flag(
                 field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=default,
-                annotation=Annotated[kind, option],
+                kind,
+                default,
+                *([] if historic is None else [historic]),
+                is_switch=kind is bool,
+                help=HELP[field.name],
             )
         )
     return parameters

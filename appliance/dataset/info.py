@@ -56,6 +56,10 @@ class DatasetInfo:
         """True for format v3.0, False for v2.0 and v2.1."""
         return self.codebase_version == "v3.0"
 
+    def has_camera(self, camera: str) -> bool:
+        """Whether ``camera`` ("cam_high" or the full feature name) is one of ``cameras``."""
+        return any(name in self.cameras for name in (camera, f"observation.images.{camera}"))
+
 
 def read_info(root: Path, *, repo_id: str | None = None) -> DatasetInfo:
     """The description of the dataset at ``root``.

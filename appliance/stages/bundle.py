@@ -24,7 +24,7 @@ from appliance.bundle.step import Step
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import sha256_file
 from appliance.errors import BundleNotIntactError
-from appliance.files import write_json
+from appliance.files import set_aside, write_json
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.report.report_input import REPORT_FILE, ReportInput
@@ -34,7 +34,7 @@ from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
 from appliance.stages.pins import checkout_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.registry import stages_for
-from appliance.stages.run_folder import KEY_LENGTH, RunFolder, set_aside
+from appliance.stages.run_folder import KEY_LENGTH, RunFolder
 
 # The levels of reproduction this version records the evidence for (README, "What can be checked").
 LEVELS = ("R0", "R1", "R2", "R3")

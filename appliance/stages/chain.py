@@ -14,7 +14,7 @@ from pathlib import Path
 
 from appliance.bundle.keys import Passphrase, SigningKey, load_or_create_key, secret_places
 from appliance.errors import ManifestError, StageFailedError
-from appliance.files import storage_errors, write_atomic
+from appliance.files import set_aside, storage_errors, write_atomic
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import EngineName, Manifest
 from appliance.policy.presets import PRESETS
@@ -31,7 +31,7 @@ from appliance.stages.pins import dataset_root, places_for_stages
 from appliance.stages.receipt import Receipt, read_receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.resolve import resolve_lock
-from appliance.stages.run_folder import RunFolder, set_aside
+from appliance.stages.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

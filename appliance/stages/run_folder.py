@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from typing import Any
 
 from appliance.errors import RunFolderBusyError, StorageError
 from appliance.files import read_json, storage_errors, write_atomic, write_json
-
-logger = logging.getLogger(__name__)
 
 KEY_LENGTH = 12
 
@@ -114,29 +111,26 @@ class RunFolder:
         its chain is not joined by a second one. The claim ends with the last of them, however they
         end. Raises RunFolderBusyError when another process holds it.
         """
-        path = self.claim_path
-        with storage_errors(path, "claiming the run folder"):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunFolderBusyError(
-                    f"{self.path}: another run is working in this folder. Wait for it, stop it, or"
-                    " choose another folder with --run-dir."
-                ) from error
+        with claim(self.claim_path, self.path, "another folder with --run-dir") as handle:
             yield handle
-        finally:
-            os.close(handle)
 
 
-def set_aside(place: Path, why: str) -> None:
-    """Rename what lies at ``place``, if anything does, so that it is kept. Raises StorageError."""
-    if not place.exists():
-        return
-    number = 1
-    while (target := place.with_name(f"{place.name}.{why}-{number}")).exists():
-        number += 1
-    with storage_errors(place, "setting it aside"):
-        place.rename(target)
-    logger.info("%s is kept as %s", place, target.name)
+@contextlib.contextmanager
+def claim(path: Path, folder: Path, otherwise: str) -> Iterator[int]:
+    """Hold the file ``path``, which stands for ``folder``; yields its descriptor.
+
+    Raises RunFolderBusyError, with ``otherwise`` as what to choose, when another process holds it.
+    """
+    with storage_errors(path, "claiming the run folder"):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderBusyError(
+                f"{folder}: another run is working in this folder. Wait for it, stop it, or choose"
+                f" {otherwise}."
+            ) from error
+        yield handle
+    finally:
+        os.close(handle)

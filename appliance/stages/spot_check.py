@@ -17,8 +17,8 @@ from appliance.errors import StorageError
 from appliance.manifest.model import Manifest
 from appliance.stages.definition import Stage, StageContext
 from appliance.stages.run_folder import RunFolder
+from appliance.stages.train import layout_of, stage_request
 from appliance.stages.train import stage as train_stage
-from appliance.stages.train import stage_layout, stage_request
 
 NAME = "spot_check"
 
@@ -76,7 +76,8 @@ def stage(manifest: Manifest, check: SpotCheck) -> Stage:
             checkpoints=check.checkpoints,
         )
         work = functools.partial(replay_steps, stage_request(context), passage, context.content)
-        run_by_layout(work, stage_layout(context.manifest), context.progress)
+        layout = layout_of(context.manifest.train, gpus=context.manifest.runtime.gpus)
+        run_by_layout(work, layout, context.progress)
 
     return Stage(
         name=NAME,

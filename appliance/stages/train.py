@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.manifest.model import Manifest
+from appliance.manifest.model import Manifest, TrainPart
 from appliance.policy.presets import PRESETS
 from appliance.stages.definition import Stage, StageContext
 from appliance.stages.norm_stats import asset_id
@@ -81,26 +81,39 @@ def build_request(
 
     ``files`` are as of a ``StageContext``.
     """
-    from appliance.training.request import InitialWeights, TokenizerFile, TrainRequest
-    from appliance.training.schedule import BudgetRule, RepeatRule
-
-    part = manifest.train
-    return TrainRequest(
-        config=PRESETS[part.config],
+    return request_of(
+        manifest.train,
+        files=files,
         exp_name=EXP_NAME,
         repo_id=manifest.dataset.repo_id,
         dataset_root=dataset_root,
         norm_stats_path=norm_stats_path,
+        sampling_plan_path=plan_path,
+        asset_id=asset_id(manifest),
+        resume=True,
+        cache_dir=cache_dir,
+    )
+
+
+def request_of(part: TrainPart, *, files: Mapping[str, Path], **more: Any) -> TrainRequest:
+    """A train part's settings as a request; ``files`` says where what it names lies, by key.
+
+    ``more``: the fields of TrainRequest of which a train part says nothing.
+    """
+    from appliance.training.request import InitialWeights, TokenizerFile, TrainRequest
+    from appliance.training.schedule import BudgetRule, RepeatRule
+
+    return TrainRequest(
+        config=PRESETS[part.config],
         num_train_steps=part.steps,
         batch_size=part.batch_size,
         seed=part.seed,
         num_workers=part.num_workers,
         sampler=part.sampler,
         fsdp_devices=part.fsdp_devices,
-        sampling_plan_path=plan_path,
         sampler_seed_override=part.sampler_seed_override,
         sampler_replacement_override=part.sampler_replacement_override,
-        freeze_mode="strong" if part.freeze_mode == "strong" else "default",
+        freeze_mode=part.freeze_mode,
         budget_aware_schedule=part.budget_aware_schedule,
         budget=BudgetRule(
             warmup_ratio=part.budget_warmup_ratio,
@@ -112,7 +125,6 @@ def build_request(
             power=part.plan_lr_scale_power,
             min_scale=part.plan_lr_min_scale,
         ),
-        asset_id=asset_id(manifest),
         save_interval=part.save_interval,
         init=None
         if part.init is None
@@ -120,8 +132,7 @@ def build_request(
         tokenizer=None
         if part.tokenizer is None
         else TokenizerFile(path=files["train.tokenizer.path"], sha256=part.tokenizer.sha256),
-        resume=True,
-        cache_dir=cache_dir,
+        **more,
     )
 
 
@@ -144,17 +155,13 @@ def _run(context: StageContext) -> None:
     train_by_layout(
         stage_request(context),
         Folders(content=context.content, observed=context.observed, artifacts=context.artifacts),
-        stage_layout(context.manifest),
+        layout_of(context.manifest.train, gpus=context.manifest.runtime.gpus),
         context.progress,
     )
 
 
-def stage_layout(manifest: Manifest) -> Layout:
-    """How the processes of a stage that trains are spread."""
+def layout_of(part: TrainPart, *, gpus: int) -> Layout:
+    """How the processes of a training are spread."""
     from appliance.training.processes import Layout
 
-    return Layout(
-        processes=manifest.train.processes,
-        cpu_devices=manifest.train.cpu_devices,
-        gpus=manifest.runtime.gpus,
-    )
+    return Layout(processes=part.processes, cpu_devices=part.cpu_devices, gpus=gpus)

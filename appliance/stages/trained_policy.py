@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,10 @@ PARAMS = "params"
 class PolicyFiles:
     """What a trained policy is made of.
 
-    ``recorded_leaves`` are the digests its training wrote down, None for a checkpoint from
-    elsewhere; ``tokenizer_path`` is a SentencePiece model, of SHA-256 ``tokenizer_sha256``, where
-    the preset's own tokenizer does not read the prompts.
+    ``config`` has the cameras it was trained with, not those that were masked; ``recorded_leaves``
+    are the digests its training wrote down, None for a checkpoint from elsewhere;
+    ``tokenizer_path`` is a SentencePiece model, of SHA-256 ``tokenizer_sha256``, where the preset's
+    own tokenizer does not read the prompts.
     """
 
     config: TrainConfig
@@ -66,7 +67,7 @@ def find_after_training(
     checkpoints = train / "artifacts" / "checkpoints" / config.name / EXP_NAME
     step, folder = find_checkpoint(checkpoints, which)
     return PolicyFiles(
-        config=config,
+        config=without_masked_cameras(config, read_json(train / "content" / "run_summary.json")),
         step=step,
         params_dir=folder / PARAMS,
         norm_stats_path=norm_stats / "content" / "norm_stats.json",
@@ -89,7 +90,8 @@ def find_in_checkpoint(
 
     ``checkpoint`` is the folder of one (with ``params`` in it) or of several by number, of which
     ``which`` is taken, by default the last. Without ``norm_stats`` the checkpoint's own are taken,
-    if it holds one set; without ``tokenizer_sha256`` the file ``tokenizer`` is taken as it is.
+    if it holds one set; without ``tokenizer_sha256`` the file ``tokenizer`` is taken as it is. A
+    training of this program says beside its checkpoints which cameras were masked.
     Raises CheckpointError, NormStatsError, StorageError.
     """
     from appliance.evaluation.checkpoints import find_checkpoint
@@ -102,13 +104,31 @@ def find_in_checkpoint(
         with storage_errors(tokenizer, "reading the tokenizer model"):
             tokenizer_sha256 = sha256_file(tokenizer)
     return PolicyFiles(
-        config=config,
+        config=without_masked_cameras(config, _recorded_inputs(folder.parent)),
         step=step,
         params_dir=folder / PARAMS,
         norm_stats_path=norm_stats or _own_norm_stats(folder),
         tokenizer_path=tokenizer,
         tokenizer_sha256=tokenizer_sha256,
     )
+
+
+def without_masked_cameras(config: TrainConfig, trained_on: Mapping[str, Any]) -> TrainConfig:
+    """``config`` without the ``masked_cameras`` that training recorded of what it was given.
+
+    A simulator renders, and a policy is shown, only what the policy was trained with.
+    """
+    masked = trained_on.get("masked_cameras", [])
+    kept = tuple((camera, key) for camera, key in config.cameras if camera not in masked)
+    return replace(config, cameras=kept)
+
+
+def _recorded_inputs(checkpoints: Path) -> Mapping[str, Any]:
+    """What a training of this program says it read; empty for checkpoints from elsewhere."""
+    path = checkpoints / "training.json"
+    identity = read_json(path) if path.is_file() else {}
+    inputs = identity.get("inputs") if isinstance(identity, Mapping) else None
+    return inputs if isinstance(inputs, Mapping) else {}
 
 
 def _own_norm_stats(checkpoint: Path) -> Path:

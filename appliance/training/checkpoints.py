@@ -96,7 +96,7 @@ class CheckpointFolder:
                 save_params(temporary / PARAMS, served)
                 with open_checkpointer() as checkpointer:
                     checkpointer.save(temporary / TRAIN_STATE, state_to_tree(state))
-            write_atomic(temporary / ASSETS / self.asset_id / NORM_STATS_FILE, self.norm_stats_json)
+            write_atomic(self._statistics_path(temporary), self.norm_stats_json)
             write_json(temporary / POSITION_FILE, position)
         self._sweep(keep=None if kept else step)
         return target
@@ -114,25 +114,34 @@ class CheckpointFolder:
     def restore(self, position: Position, template: TrainState) -> TrainState:
         """The state of ``position``, bit for bit, in the form of ``template``, as NumPy arrays.
 
-        Raises CheckpointError when it is damaged or of another form.
+        Raises CheckpointError when anything in the folder is damaged or of another form.
         """
         where = position.folder
         served = flatten_params(load_params(where / PARAMS, nest_params(template.served)))
         with reading_errors(where), open_checkpointer() as checkpointer:
             tree = checkpointer.restore(where / TRAIN_STATE)
         state = tree_to_state(tree, served, template, where)
-        if digest_state(state) != position.state_digest:
+        wrong = {
+            "training state": digest_state(state) != position.state_digest,
+            "parameters or their digests": digest_leaves(served) != dict(position.leaves),
+            "normalization statistics": self._read_statistics(where) != self.norm_stats_json,
+        }
+        changed = [name for name, is_wrong in wrong.items() if is_wrong]
+        if changed:
             raise CheckpointError(
-                f"{where}: its content is not what was saved. Remove this folder; the run then goes"
-                " on from the checkpoint before it."
+                f"{where}: its content is not what was saved ({', '.join(changed)}). Remove this"
+                " folder; the run then goes on from the checkpoint before it."
             )
         return state
 
-    def clear(self) -> None:
-        """Remove every checkpoint and resume point (overwrite). Raises StorageError."""
-        if self.folder.exists():
-            with storage_errors(self.folder, "removing the earlier run"):
-                shutil.rmtree(self.folder)
+    def _read_statistics(self, where: Path) -> bytes | None:
+        try:
+            return self._statistics_path(where).read_bytes()
+        except OSError:
+            return None
+
+    def _statistics_path(self, checkpoint: Path) -> Path:
+        return checkpoint / ASSETS / self.asset_id / NORM_STATS_FILE
 
     def clear_resume_points(self) -> None:
         """Remove the resume points; the kept checkpoints stay."""
@@ -279,6 +288,13 @@ def _positions(folder: Path) -> Iterator[Position]:
     for path in folder.iterdir():
         if path.name.isdecimal() and (path / POSITION_FILE).is_file():
             try:
-                yield Position(**read_json(path / POSITION_FILE), folder=path)
+                yield _read_position(path)
             except (StorageError, TypeError) as error:
                 logger.warning("%s: unreadable checkpoint left out (%s)", path, error)
+
+
+def _read_position(path: Path) -> Position:
+    position = Position(**read_json(path / POSITION_FILE), folder=path)
+    if position.step != int(path.name) or not isinstance(position.leaves, Mapping):
+        raise TypeError(f"{POSITION_FILE} does not belong to this folder")
+    return position

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from appliance.dataset.columns import Columns, read_columns
+from appliance.dataset.columns import Columns, read_columns, read_info
 from appliance.dataset.frames import open_frames
 from appliance.digest import sha256_bytes
 from appliance.errors import DatasetError, StorageError
@@ -52,7 +52,11 @@ class PlanFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainInputs:
-    """What the loop works on. ``norm_stats_json`` are the file's own bytes."""
+    """What the loop works on.
+
+    ``norm_stats_json`` are the file's own bytes; ``masked_cameras`` are the model's that the
+    dataset does not have.
+    """
 
     columns: Columns
     plan: PlanFacts | None
@@ -61,6 +65,7 @@ class TrainInputs:
     stream: IndexStream
     items: SeededItems
     frames_sha256: Mapping[str, str]
+    masked_cameras: tuple[str, ...]
     exposure: Mapping[str, Any]
 
     @property
@@ -77,11 +82,13 @@ class TrainInputs:
 
     def describe(self) -> dict[str, Any]:
         """Digests of what was read, for the run's identity and summary."""
+        masked = {"masked_cameras": list(self.masked_cameras)} if self.masked_cameras else {}
         return {
             "plan_sha256": None if self.plan is None else self.plan.sha256,
             "norm_stats_sha256": sha256_bytes(self.norm_stats_json),
             "frames_sha256": dict(self.frames_sha256),
             "dataset_len": self.num_rows,
+            **masked,
         }
 
 
@@ -102,12 +109,10 @@ def read_inputs(request: TrainRequest) -> TrainInputs:
     transform = ItemTransform(
         config=request.config, norm_stats=stats, tokenizer=_make_tokenizer(request)
     )
+    cameras, masked = choose_cameras(request)
     with writer_first("decoded frames"):
         frames = open_frames(
-            request.dataset_root,
-            request.repo_id,
-            needed_cameras(request),
-            cache_dir=request.cache_dir,
+            request.dataset_root, request.repo_id, cameras, cache_dir=request.cache_dir
         )
     rows = WindowDataset(
         episode_rows(columns),
@@ -123,6 +128,7 @@ def read_inputs(request: TrainRequest) -> TrainInputs:
         stream=stream,
         items=SeededItems(select_rows(rows, plan), seed=request.seed),
         frames_sha256=frames.sha256,
+        masked_cameras=masked,
         exposure=(expect_uniform(request.num_draws, num_rows) if plan is None else plan.exposure),
     )
 
@@ -218,10 +224,31 @@ def episode_rows(columns: Columns) -> EpisodeRows:
     )
 
 
-def needed_cameras(request: TrainRequest) -> tuple[str, ...]:
-    """The dataset cameras the model looks at."""
+def choose_cameras(request: TrainRequest) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The cameras the model looks at: those the dataset has, and those that are masked for it.
+
+    Warns of masked ones (pi0 spec, "Inputs": zeros, masked). Raises DatasetError when none is left.
+    """
+    info = read_info(request.dataset_root)
     keys = request.config.model.image_keys
-    return tuple(camera for camera, key in request.config.cameras if key in keys)
+    wanted = tuple(camera for camera, key in request.config.cameras if key in keys)
+    there = tuple(camera for camera in wanted if info.has_camera(camera))
+    if not there:
+        raise DatasetError(
+            f"{request.dataset_root}: the dataset has none of the cameras that"
+            f" {request.config.name} looks at ({', '.join(wanted)}); it has"
+            f" {', '.join(info.cameras) or 'none'}. Use a train.config with one of those, or record"
+            " the dataset with one of these."
+        )
+    masked = tuple(camera for camera in wanted if camera not in there)
+    if masked:
+        logger.warning(
+            "%s: the dataset has no %s; the policy is trained and evaluated without, its pictures"
+            " masked.",
+            request.dataset_root,
+            ", ".join(masked),
+        )
+    return there, masked
 
 
 def check_free_space(folder: Path, needed_bytes: int) -> None:

@@ -59,7 +59,7 @@ class TrainRequest:
         sampling_plan_path: folder, ``plan_meta.json`` or ``plan_arrays.npz``; None = baseline.
         asset_id: the name the statistics are stored under in a checkpoint; None = ``repo_id``.
         save_interval: steps between kept checkpoints; None keeps the last one only.
-        resume, overwrite: go on with, or replace, what an earlier run left; never both.
+        resume, overwrite: go on with, or set aside, what an earlier run left; never both.
         cache_dir: folder for decoded frames, None = in memory; changes no result.
         resume_interval_s: seconds between resume points, 0 = every step; changes no result.
         parameter_root_interval: steps between parameter roots in the hash chain.
@@ -73,7 +73,7 @@ class TrainRequest:
     num_train_steps: int
     batch_size: int | None = None
     seed: int = 42
-    num_workers: int = 0
+    num_workers: int = 2
     sampler: SamplerName = "torch"
     fsdp_devices: int | None = None
     sampling_plan_path: Path | None = None
@@ -123,11 +123,7 @@ class TrainRequest:
 
 def check_request(request: TrainRequest, num_devices: int) -> None:
     """Refuse what cannot work before anything is read. Raises TrainingError."""
-    if request.resume and request.overwrite:
-        raise TrainingError(
-            "Cannot resume and overwrite at the same time. Choose one: resume goes on with the"
-            " earlier run, overwrite deletes it."
-        )
+    check_choice(resume=request.resume, overwrite=request.overwrite)
     _check_at_least(request.num_train_steps, 0, "num_train_steps")
     _check_at_least(request.batch, 1, "batch_size")
     _check_at_least(request.num_workers, 0, "num_workers")
@@ -161,6 +157,15 @@ def check_request(request: TrainRequest, num_devices: int) -> None:
     if request.freeze_mode not in ("default", "strong"):
         raise TrainingError(
             f"freeze_mode: {request.freeze_mode!r} is not known. Use default or strong."
+        )
+
+
+def check_choice(*, resume: bool, overwrite: bool) -> None:
+    """One of both, or neither. Raises TrainingError."""
+    if resume and overwrite:
+        raise TrainingError(
+            "Cannot resume and overwrite at the same time. Choose one: resume goes on with the"
+            " earlier run, overwrite sets it aside and starts anew."
         )
 
 

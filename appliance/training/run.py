@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from appliance.errors import CheckpointError, StorageError, TrainingError
-from appliance.files import read_json, storage_errors, write_json
+from appliance.files import read_json, set_aside, storage_errors, write_json
 from appliance.policy.parameters import abstract_params, flatten_params
 from appliance.streams import stream_seed
 from appliance.training.checkpoints import CheckpointFolder
@@ -73,7 +73,7 @@ def prepare_run(
     artifacts_dir: Path,
     on_progress: ProgressCallback,
 ) -> Run:
-    """Open the run's folders: overwrite, refuse, or go on with what is there.
+    """Open the run's folders: set aside (overwrite), refuse, or go on with what is there.
 
     Raises TrainingError when they hold another run, StorageError.
     """
@@ -84,11 +84,12 @@ def prepare_run(
     )
     rate = choose_rate(request, inputs)
     if is_writer():
+        if request.overwrite:
+            set_aside(checkpoints.folder, "overwritten")
+            remove_results(content_dir)
         for folder in (content_dir, observed_dir, checkpoints.folder):
             with storage_errors(folder, "making the output folders"):
                 folder.mkdir(parents=True, exist_ok=True)
-        if request.overwrite:
-            remove_results(content_dir)
         claim_folder(checkpoints, request, describe_identity(request, inputs, rate))
         check_free_space(checkpoints.folder, expect_bytes(request))
         copy_plan(inputs, content_dir, checkpoints.folder)
@@ -123,14 +124,12 @@ def claim_folder(
 ) -> None:
     """Make sure the folder holds nothing, or this very run. Raises TrainingError, StorageError."""
     path = checkpoints.folder / IDENTITY_FILE
-    if request.overwrite:
-        checkpoints.clear()
     checkpoints.remove_leftovers()
     if checkpoints.positions():
         if not request.resume:
             raise TrainingError(
                 f"{checkpoints.folder}: checkpoints of an earlier run are here. Use resume to go on"
-                " with it, overwrite to delete it, or another exp_name."
+                " with it, overwrite to set it aside, or another exp_name."
             )
         differences = find_differences(_read_identity(path), identity)
         if differences:

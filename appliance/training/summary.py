@@ -98,7 +98,7 @@ def copy_plan(inputs: TrainInputs, *folders: Path) -> None:
 
 
 def remove_results(content_dir: Path) -> None:
-    """Remove what an earlier run left in its content folder (overwrite). Raises StorageError."""
+    """Remove what an overwritten run left in a folder of its own. Raises StorageError."""
     with storage_errors(content_dir, "removing the earlier run"):
         for name in (SUMMARY_FILE, LEAVES_FILE, CURVE_FILE, CHAIN_FILE):
             (content_dir / name).unlink(missing_ok=True)

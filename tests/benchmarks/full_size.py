@@ -5,7 +5,8 @@
 training room's own step (augmentation, EMA, freezing), pictures made of noise. Steps are timed
 after the first two. Utilization is model operations (``model_flops``) over what the device could
 do: its data sheet's figure where it is known, and what a large matrix product of the compute
-type reaches here, measured in the same run.
+type reaches here, measured in the same run. Products of the compiled step are counted by the types
+they multiply (``product_types``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from appliance.digest import sha256_json
 from appliance.policy.config import GEMMA_VARIANTS, LoraConfig, SiglipConfig
 from appliance.policy.presets import LORA_FREEZE, PRESETS, TrainConfig
 from tests.benchmarks.model_flops import count_step
+from tests.benchmarks.product_types import count_product_operations, share_of
 
 if TYPE_CHECKING:
     from appliance.training.optimizer import FreezeMode
@@ -196,6 +198,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     reached = measure_device(config.model.dtype) * jax.device_count()
     sheet = None if sheet is None else sheet * jax.device_count()
     memory = trainer.step.memory_analysis()
+    products = count_product_operations(trainer.step.as_text())
     in_use = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return {
         "config": config.name,
@@ -219,6 +222,8 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         "utilization_of_data_sheet": None if sheet is None else round(flops / step_s / sheet, 4),
         "utilization_of_matrix_product": round(flops / step_s / reached, 4),
         "matrix_product_tflop_a_s": round(reached / 1e12, 4),
+        "product_gflop_by_operands": {name: n / 1e9 for name, n in sorted(products.items())},
+        "bf16_share_of_products": share_of("bf16", products),
         "two_runs_alike": [bits for _, bits in first] == [bits for _, bits in second],
         "served_sha256": first[-1][1],
     }

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from appliance.cli.plan_flags import HELP, flag_name, respell_words
+from appliance.cli.flags import flag_name
+from appliance.cli.plan_flags import HELP, respell_words
 from appliance.errors import PlanError
 from appliance.plan.files import read_plan
 from appliance.plan.match import check_plan_matches

@@ -75,7 +75,7 @@ DEFAULTS: Mapping[str, Any] = {
     "norm_stats.path": None,
     "train.batch_size": None,
     "train.seed": 42,
-    "train.num_workers": 0,
+    "train.num_workers": 2,
     "train.sampler": "torch",
     "train.processes": 1,
     "train.cpu_devices": 1,

@@ -105,6 +105,7 @@ def make_request(assets: Path, **changes: Any) -> TrainRequest:
         dataset_root=DATASET,
         norm_stats_path=assets / "norm_stats",
         num_train_steps=6,
+        num_workers=0,
         resume=True,
         cache_dir=assets / "cache",
         parameter_root_interval=4,

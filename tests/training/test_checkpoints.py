@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -96,6 +97,39 @@ def test_damage_and_another_model_are_refused(tmp_path: Path) -> None:
         folder.restore(position, make_state(0))
     (target / "position.json").write_text("{")
     assert folder.positions() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "expected"),
+    [
+        ("position.json", ("img/bias", "e" * 64), "parameters or their digests"),
+        ("position.json", ("img/gone", "e" * 64), "parameters or their digests"),
+        ("assets/user/data/norm_stats.json", None, "normalization statistics"),
+    ],
+)
+def test_what_is_kept_beside_the_parameters_is_checked_too(
+    tmp_path: Path, name: str, damage: tuple[str, str] | None, expected: str
+) -> None:
+    folder = make_folder(tmp_path)
+    path = folder.save(make_state(5), chain="ab", kept=True) / name
+    if damage is None:
+        path.write_bytes(b'{"norm_stats": 2}')
+    else:
+        value = json.loads(path.read_bytes())
+        value["leaves"][damage[0]] = damage[1]
+        path.write_text(json.dumps(value))
+    (position,) = folder.positions()
+    with pytest.raises(CheckpointError, match=rf"not what was saved \({expected}\)"):
+        folder.restore(position, make_state(0))
+
+
+@pytest.mark.parametrize("change", [{"step": 6}, {"step": "5"}, {"leaves": "none"}])
+def test_a_position_that_cannot_be_is_left_out(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = make_folder(tmp_path)
+    path = folder.save(make_state(5), chain="ab", kept=True) / "position.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
+    assert folder.positions() == []
+    assert folder.kept_leaves() == {}
 
 
 @pytest.mark.parametrize("kept", [True, False])

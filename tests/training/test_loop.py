@@ -159,15 +159,28 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert sessions[-1]["first_step"] == stop - 1
 
 
+@pytest.mark.parametrize("damage", ["state", "leaf digest", "statistics"])
 def test_a_damaged_checkpoint_is_passed_over(
-    reference: Path, planned: TrainRequest, tmp_path: Path
+    reference: Path, planned: TrainRequest, tmp_path: Path, damage: str
 ) -> None:
     with pytest.raises(StoppedError):
         run(planned, tmp_path, on_progress=stop_at(5))
-    for file in (checkpoint_dir(tmp_path) / "4" / "train_state").glob("*META*"):
-        file.unlink()
+    damaged = checkpoint_dir(tmp_path) / "4"
+    position = damaged / "position.json"
+    (statistics,) = (damaged / "assets").rglob("norm_stats.json")
+    whole = (position.read_bytes(), statistics.read_bytes())
+    if damage == "state":
+        for file in (damaged / "train_state").glob("*META*"):
+            file.unlink()
+    elif damage == "leaf digest":
+        value = json.loads(whole[0])
+        value["leaves"]["state_proj/bias"] = "f" * 64
+        position.write_text(json.dumps(value))
+    else:
+        statistics.write_text("{}")
     run(planned, tmp_path)
     assert read_content(tmp_path) == read_content(reference)
+    assert (position.read_bytes(), statistics.read_bytes()) == whole
     sessions = json.loads((tmp_path / "observed" / "timing.json").read_text())["sessions"]
     assert sessions[-1]["first_step"] == 2
 
