@@ -170,7 +170,7 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
                         command,
                         cwd=self._spec.root,
                         env=environment,
-                        stdin=subprocess.DEVNULL,
+                        stdin=subprocess.PIPE,
                         stdout=log,
                         stderr=log,
                         pass_fds=(theirs.fileno(),),
@@ -232,7 +232,10 @@ class _ForeignChild:
             self._process.wait(patience_s)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        return self._process.wait()
+        code = self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
 
 
 def _as_value(result: Mapping[str, Any]) -> Any:

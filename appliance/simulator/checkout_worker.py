@@ -14,9 +14,13 @@ versions can talk.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import json
+import os
 import random
+import select
+import signal
 import struct
 import sys
 import traceback
@@ -88,6 +92,24 @@ def unpack(data: bytes) -> Any:
     if at != len(data):
         raise ValueError("the message has another length than its header says")
     return value
+
+
+def end_with_parent(lifeline: int) -> None:
+    """Let Linux kill this process, with the group if it leads one, when its parent is gone.
+
+    ``lifeline`` is the reading end of a pipe whose other end the parent alone holds and never
+    writes to. The kernel does it (fcntl(2), O_ASYNC): a thread of ours would wait for a call into
+    SAPIEN that hangs with the interpreter's lock, and PR_SET_PDEATHSIG (prctl(2)) would fire when
+    the thread ends that started this process.
+    """
+    leads_group = os.getpgrp() == os.getpid()
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid() if leads_group else os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    gone = select.poll()
+    gone.register(lifeline, select.POLLIN)
+    if gone.poll(0):
+        os._exit(1)  # it died before the kernel was asked
 
 
 class Checkout:
@@ -345,7 +367,9 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 def main() -> None:
-    """``checkout_worker.py DESCRIPTOR``, started in the checkout's root."""
+    """``checkout_worker.py DESCRIPTOR``, started in the checkout's root; stdin is its lifeline."""
+    end_with_parent(os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     # Only the checkout's folders are looked at, never the one this file lies in.
     own, root = Path(__file__).resolve().parent, Path.cwd()
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != own]

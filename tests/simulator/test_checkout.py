@@ -32,6 +32,7 @@ from appliance.simulator.faults import SimulatorLostError
 from appliance.simulator.spec import SimulatorSpec
 from appliance.simulator.values import digest_observation
 from appliance.simulator.worker import SimulatorProcess
+from tests.simulator.conftest import outlives_its_killed_parent
 from tests.simulator.stand_in_checkout import (
     CAMERA_SIZE,
     assemble_checkout,
@@ -194,6 +195,16 @@ def test_a_killed_checkout_is_lost_and_can_be_started_again(
         os.kill(simulator.pid, signal.SIGKILL)
         with pytest.raises(SimulatorLostError, match=r"died in 'reset' \(signal 9\)"):
             simulator.reset(100000)
+
+
+def test_a_hung_checkout_ends_with_its_killed_parent(spec: CheckoutSpec, tmp_path: Path) -> None:
+    start = f"""
+from pathlib import PosixPath
+from appliance.simulator.checkout import CheckoutProcess, CheckoutSpec
+simulator = CheckoutProcess({spec!r}, log_path={tmp_path / "log"!r})
+simulator.start()
+"""
+    assert not outlives_its_killed_parent(start)
 
 
 @pytest.mark.parametrize(
