@@ -153,6 +153,7 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
         raise SimulatorError("the physics of a RoboTwin checkout is not digested here.")
 
     def _launch(self, log_path: Path) -> tuple[Child, Connection]:
+        settings = pack(self._settings())
         check_layout(self._spec.root)
         environment = _foreign_environment()
         _point_to_renderer(environment)
@@ -185,12 +186,13 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
         child = _ForeignChild(process)
         # If it is gone already, waiting for its description says how.
         with contextlib.suppress(OSError):
-            connection.send_bytes(pack(self._settings()))
+            connection.send_bytes(settings)
         return child, connection
 
     def _settings(self) -> dict[str, Any]:
         cameras = {name: CAMERAS[name] for name in self._spec.cameras}
-        return {**self._spec.as_record(), "cameras": cameras, "video_camera": VIDEO_CAMERA}
+        video = CAMERAS[VIDEO_CAMERA]
+        return {**self._spec.as_record(), "cameras": cameras, "video_camera": video}
 
     def _write(self, connection: Connection, name: str, arguments: tuple[object, ...]) -> None:
         if name == "reset":

@@ -185,8 +185,7 @@ class Checkout:
                 break
             task.take_action(action, action_type="qpos")
             if want_frames:
-                video = self._settings["video_camera"]
-                frames.append(self._take_pictures({video: self._cameras[video]})[video])
+                frames += self._take_pictures({"": self._settings["video_camera"]}).values()
         success = bool(task.eval_success)
         at_limit = bool(task.take_action_cnt >= task.step_lim)
         return {

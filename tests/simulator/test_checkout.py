@@ -197,6 +197,17 @@ def test_a_killed_checkout_is_lost_and_can_be_started_again(
             simulator.reset(100000)
 
 
+def test_the_head_camera_films_a_policy_that_does_not_look_through_it(
+    spec: CheckoutSpec, tmp_path: Path
+) -> None:
+    asked = dataclasses.replace(spec, cameras=("cam_left_wrist",))
+    with CheckoutProcess(asked, log_path=tmp_path / "log") as simulator:
+        first = simulator.reset(100000)
+        result = simulator.step(np.tile(first["state"], (2, 1)), want_frames=True)
+    assert list(result.observation["images"]) == ["cam_left_wrist"]
+    assert result.frames_FxHxWx3.shape == (2, CAMERA_SIZE[1], CAMERA_SIZE[0], 3)
+
+
 def test_a_hung_checkout_ends_with_its_killed_parent(spec: CheckoutSpec, tmp_path: Path) -> None:
     start = f"""
 from pathlib import PosixPath
