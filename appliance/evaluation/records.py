@@ -31,15 +31,19 @@ FAILURE_CLASSES = (
 NOT_THE_ACTIONS = ("policy", "simulator", "task", "unplayable")
 """Classes of trials that no action of the policy ended."""
 
+RECORDS_VERSION = 2
+"""1 held ``first_state_sha256``, over the robot's commanded pose: the same for every trial."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:
     """The deterministic record of one episode: a row of ``episodes.jsonl``.
 
     ``actions_sha256`` is over the executed actions, little-endian float32, 14 an action, in order.
-    ``first_state_sha256`` is over the robot's first state alone (physics, no pixels), so that it
-    may agree where pictures do not. Of a trial stopped by ``simulator``, ``task`` or ``unplayable``
-    nothing of a rollout is recorded: how far a lost process came is a matter of luck.
+    ``first_physics`` is over every pose and joint value of the scene after reset (no pixels), so
+    that it may agree where pictures do not. Of a trial stopped by ``simulator``, ``task`` or
+    ``unplayable`` nothing of a rollout is recorded: how far a lost process came is a matter of
+    luck.
     """
 
     episode: int
@@ -50,7 +54,7 @@ class Episode:
     steps: int = 0
     queries: int = 0
     first_observation: str | None = None
-    first_state_sha256: str | None = None
+    first_physics: str | None = None
     actions_sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,7 +15,10 @@ from appliance.files import read_json, storage_errors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredEvaluation:
-    """The metrics; whether each seed was solved; the digest of the state each seed began from."""
+    """The metrics; whether each seed was solved; the digest of the physics each seed began with.
+
+    A start is None for a trial that was not played, and in records that do not hold it.
+    """
 
     metrics: Mapping[str, Any]
     successes: Mapping[int, bool]
@@ -35,7 +38,7 @@ def read_evaluation(content_dir: Path) -> ScoredEvaluation:
     try:
         rows = [json.loads(line) for line in lines]
         successes = {int(row["seed"]): row["outcome"] == "success" for row in rows}
-        starts = {int(row["seed"]): row.get("first_state_sha256") for row in rows}
+        starts = {int(row["seed"]): row.get("first_physics") for row in rows}
         counted = (int(metrics["successes"]), int(metrics["episodes"]))
         is_named = isinstance(metrics["policy"], Mapping) and bool(rows)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

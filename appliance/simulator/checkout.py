@@ -148,10 +148,6 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
             " collect_data.sh, or the installed runtime."
         )
 
-    def digest_physics(self) -> str:
-        """Refused: the checkout's scene is not looked into."""
-        raise SimulatorError("the physics of a RoboTwin checkout is not digested here.")
-
     def _launch(self, log_path: Path) -> tuple[Child, Connection]:
         settings = pack(self._settings())
         check_layout(self._spec.root)
@@ -240,8 +236,10 @@ class _ForeignChild:
         return code
 
 
-def _as_value(result: Mapping[str, Any]) -> Any:
+def _as_value(result: Mapping[str, Any] | str) -> Any:
     """The value of ours that a checkout's answer stands for."""
+    if isinstance(result, str):
+        return result
     if "steps_taken" in result:
         observation = _as_observation(result["observation"])
         frames = result["frames"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import importlib
 import json
 import os
@@ -94,6 +95,21 @@ def unpack(data: bytes) -> Any:
     return value
 
 
+def digest_scene(scene: Any) -> str:
+    """``sha256-physics-v1:`` over a SAPIEN scene, without a picture of it.
+
+    Over every body's pose (position, then quaternion), then every articulation's joint positions,
+    each with its name and place in the scene, as little-endian float32.
+    """
+    hasher = hashlib.sha256()
+    actors, articulations = scene.get_all_actors(), scene.get_all_articulations()
+    poses = [(actor.name, np.concatenate([actor.pose.p, actor.pose.q])) for actor in actors]
+    joints = [("joints", articulation.get_qpos()) for articulation in articulations]
+    for index, (name, values) in [*enumerate(poses), *enumerate(joints)]:
+        hasher.update(f"{index}:{name}".encode() + b"\0" + values.astype("<f4").tobytes())
+    return "sha256-physics-v1:" + hasher.hexdigest()
+
+
 def end_with_parent(lifeline: int) -> None:
     """Let Linux kill this process, with the group if it leads one, when its parent is gone.
 
@@ -106,9 +122,7 @@ def end_with_parent(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid() if leads_group else os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    gone = select.poll()
-    gone.register(lifeline, select.POLLIN)
-    if gone.poll(0):
+    if select.select([lifeline], [], [], 0)[0]:
         os._exit(1)  # it died before the kernel was asked
 
 
@@ -178,7 +192,7 @@ class Checkout:
     def step(self, actions: np.ndarray[Any, Any], want_frames: bool) -> dict[str, Any]:
         """Execute the actions one after the other until success, the step limit, or the last."""
         task = self._task
-        frames = []
+        frames: list[Any] = []
         before = task.take_action_cnt
         for action in actions:
             if task.eval_success or task.take_action_cnt >= task.step_lim:
@@ -197,6 +211,12 @@ class Checkout:
             "steps_total": task.take_action_cnt,
             "frames": np.stack(frames) if frames else None,
         }
+
+    def digest_physics(self) -> str:
+        """A digest of every pose and joint value of the trial."""
+        if not self._is_open:
+            raise RuntimeError("there is no trial to digest")
+        return digest_scene(self._task.scene)
 
     def _load_arguments(self, configs: str) -> dict[str, Any]:
         """The arguments of ``setup_demo``, as script/eval_policy.py puts them together."""

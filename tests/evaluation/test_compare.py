@@ -115,7 +115,7 @@ def test_common_trials_that_began_otherwise_are_pointed_out(tmp_path: Path, trai
     other = evaluate_failing(tmp_path / "other", [])
     path = other / "episodes.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows[4]["first_state_sha256"] = "00" * 32
+    rows[4]["first_physics"] = "sha256-physics-v1:" + "ff" * 32
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert (
         "1 common trials began from another state of the robot" in compare(trained, other).sentence

@@ -167,6 +167,18 @@ assert simulator.expert_check(100000).ok
     assert not outlives_its_killed_parent(start)
 
 
+def test_the_physics_of_two_seeds_differ_and_those_of_one_agree(
+    touch_block: SimulatorProcess,
+) -> None:
+    digests, states = [], []
+    for seed in (100000, 100001, 100000):
+        states.append(touch_block.reset(seed)["state"].tobytes())
+        digests.append(touch_block.digest_physics())
+    assert digests[0] == digests[2] != digests[1]
+    assert digests[0].startswith("sha256-physics-v1:")
+    assert len(set(states)) == 1, "the commanded pose alone says nothing of the scene"
+
+
 def test_call_that_takes_too_long_ends_the_child(log_path: Path) -> None:
     spec = SimulatorSpec(task="touch_block", image_size=SMALL)
     with SimulatorProcess(spec, log_path=log_path, call_timeout_s=0.01) as simulator:
