@@ -28,7 +28,9 @@ FAILURE_CLASSES = (
     "unplayable",
     "ended_early",
 )
-NOT_THE_ACTIONS = ("policy", "simulator", "task", "unplayable")
+NOT_PLAYED = ("simulator", "task", "unplayable")
+"""Classes of trials of which no rollout could be finished, and none is recorded."""
+NOT_THE_ACTIONS = ("policy", *NOT_PLAYED)
 """Classes of trials that no action of the policy ended."""
 
 RECORDS_VERSION = 2
