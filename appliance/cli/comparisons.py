@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from appliance.evaluation.compare import Comparison, compare_evaluations
+from appliance.errors import EvaluationError
+from appliance.evaluation.compare import Comparison, check_levels, compare_evaluations
 from appliance.stages.evaluation_place import opened_evaluation
 
 
@@ -21,7 +22,14 @@ def compare(
     alpha: float,
     as_json: bool,
 ) -> None:
-    """Print the comparison. Raises EvaluationError, NotABundleError, StorageError."""
+    """Print the comparison. Raises EvaluationError, NotABundleError, StorageError.
+
+    A margin or a level that cannot be tested is a wrong command line (typer.BadParameter).
+    """
+    try:
+        check_levels(margin, alpha)
+    except EvaluationError as error:
+        raise typer.BadParameter(str(error)) from error
     names = _label(first), _label(second)
     if names[0] == names[1]:
         names = "A", "B"
@@ -48,8 +56,9 @@ def _describe(comparison: Comparison) -> str:
     lines = [comparison.sentence]
     needed = comparison.episodes_needed
     if needed is not None and comparison.equivalence is None:
+        trials = "common trials" if comparison.is_paired else "trials a side"
         lines.append(
-            f"Not decided: if the policies differ as they did here, about {needed} common trials"
+            f"Not decided: if the policies differ as they did here, about {needed} {trials}"
             " would tell them apart (power 0.8)."
         )
     return "\n".join(lines)

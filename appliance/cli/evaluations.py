@@ -35,7 +35,12 @@ from appliance.stages.manifest import read_manifest
 from appliance.stages.pins import named_files, places_for_stages
 from appliance.stages.run_folder import RunFolder
 from appliance.stages.simulators import ChosenSimulator, cameras_of, choose_simulator, picture_size
-from appliance.stages.trained_policy import find_in_checkpoint, open_policy
+from appliance.stages.trained_policy import (
+    PARAMS,
+    PolicyFiles,
+    find_in_checkpoint,
+    open_policy,
+)
 
 if TYPE_CHECKING:
     from appliance.evaluation.protocols import PolicyProtocol
@@ -150,26 +155,33 @@ def _record_connection(observed: Path, remote: RemotePolicy) -> None:
     write_json(path, [*sessions, {"url": remote.url, "reconnects": remote.reconnects}])
 
 
-def _open_local(manifest: Manifest, place: PolicyPlace) -> _Asked:
+def find_policy(manifest: Manifest, place: PolicyPlace) -> PolicyFiles:
+    """The files of the policy at ``place``: which of several checkpoints, ``eval.checkpoint`` says.
+
+    ``--step`` overrules it; the folder of one checkpoint is that one. Raises CheckpointError.
+    """
     from appliance.stages.run_policy import find_in_run
 
     step = manifest.eval.checkpoint if place.step is None else place.step
     if place.run_dir is not None:
-        files, _ = find_in_run(place.run_dir.resolve(), step)
-    else:
-        assert place.checkpoint is not None
-        named = manifest.train.tokenizer
-        tokenizer = place.tokenizer
-        if tokenizer is None and named is not None:
-            tokenizer = named_files(manifest)["train.tokenizer.path"]
-        files = find_in_checkpoint(
-            place.checkpoint.resolve(),
-            PRESETS[manifest.train.config],
-            which=place.step,
-            norm_stats=place.norm_stats,
-            tokenizer=tokenizer,
-            tokenizer_sha256=None if place.tokenizer or named is None else named.sha256,
-        )
+        return find_in_run(place.run_dir.resolve(), step)[0]
+    assert place.checkpoint is not None
+    named = manifest.train.tokenizer
+    tokenizer = place.tokenizer
+    if tokenizer is None and named is not None:
+        tokenizer = named_files(manifest)["train.tokenizer.path"]
+    return find_in_checkpoint(
+        place.checkpoint.resolve(),
+        PRESETS[manifest.train.config],
+        which=place.step if (place.checkpoint / PARAMS).is_dir() else step,
+        norm_stats=place.norm_stats,
+        tokenizer=tokenizer,
+        tokenizer_sha256=None if place.tokenizer or named is None else named.sha256,
+    )
+
+
+def _open_local(manifest: Manifest, place: PolicyPlace) -> _Asked:
+    files = find_policy(manifest, place)
     opened = open_policy(files, sampling_steps=manifest.eval.sampling_steps)
     return _Asked(
         policy=opened.policy,
@@ -235,8 +247,11 @@ def describe_metrics(metrics: Mapping[str, Any], output: Path) -> str:
         f" {100 * interval['low']:.1f} to {100 * interval['high']:.1f} %; {failures})"
     )
     lines = [score]
+    policy = metrics["policy"]
+    if {"config", "checkpoint"} <= policy.keys():
+        lines.append(f"Policy: {policy['config']}, checkpoint {policy['checkpoint']}")
     if metrics["note"]:
         lines.append(str(metrics["note"]))
-    if metrics["policy"].get("noise", "controlled") != "controlled":
+    if policy.get("noise", "controlled") != "controlled":
         lines.append("The server draws the policy's noise: another run may come out differently.")
     return "\n".join([*lines, f"Records: {output}"])

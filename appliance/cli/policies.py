@@ -29,7 +29,9 @@ CheckpointOption = Annotated[
 ]
 StepOption = Annotated[
     str | None,
-    typer.Option("--step", help="Which checkpoint: a number, latest or -1.", show_default=False),
+    typer.Option(
+        "--step", help="Which of several checkpoints: a number, latest or -1.", show_default=False
+    ),
 ]
 NormStatsOption = Annotated[
     Path | None,
@@ -66,6 +68,10 @@ class PolicyPlace:
         if len(named) != 1:
             wanted = " or ".join(name for name, _ in given)
             raise typer.BadParameter(f"name one source of the policy: {wanted}")
+        if self.step is not None and not (self.run_dir or self.checkpoint):
+            raise typer.BadParameter(
+                f"--step goes with --run-dir or --checkpoint, not with {named[0]}"
+            )
         if self.checkpoint is None:
             stray = [("--norm-stats", self.norm_stats), ("--tokenizer", self.tokenizer)]
             for name, value in stray:

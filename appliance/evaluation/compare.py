@@ -14,6 +14,7 @@ from typing import Any
 from appliance.errors import EvaluationError
 from appliance.evaluation.episodes_needed import (
     episodes_for_equivalence,
+    episodes_for_fisher,
     episodes_for_mcnemar,
     episodes_for_paired_equivalence,
 )
@@ -23,6 +24,8 @@ from appliance.evaluation.statistics import (
     Equivalence,
     Interval,
     PairedCounts,
+    check_alpha,
+    check_margin,
     count_pairs,
     difference_interval,
     equivalence_paired,
@@ -144,9 +147,10 @@ def compare_evaluations(
     """Compare the evaluations in two ``content/`` folders.
 
     ``margin`` is the difference of rates that counts as none, declared before looking. Raises
-    EvaluationError when they are not of the same task in the same simulator, StorageError when a
-    file is missing or unreadable.
+    EvaluationError when ``margin`` or ``alpha`` cannot be tested or the two are not of the same
+    task in the same simulator, StorageError when a file is missing or unreadable.
     """
+    check_levels(margin, alpha)
     first, second = read_evaluation(first_dir), read_evaluation(second_dir)
     for field in SAME_FIELDS:
         _check_same(field, *(_decisive(each.metrics.get(field)) for each in (first, second)))
@@ -154,6 +158,14 @@ def compare_evaluations(
     if set(first.successes) == set(second.successes):
         return _compare_pairs(first, second, sides, margin, alpha)
     return _compare_independent(first, second, sides, margin, alpha)
+
+
+def check_levels(margin: float | None, alpha: float) -> None:
+    """Raise EvaluationError unless they can be tested; without a margin, only ``alpha`` counts."""
+    if margin is None:
+        check_alpha(alpha)
+    else:
+        check_margin(margin, alpha)
 
 
 def _compare_pairs(
@@ -187,7 +199,7 @@ def _compare_pairs(
         fisher_p=None,
         equivalence=found,
         episodes_needed=needed,
-        notes=_notes(first, second),
+        notes=_notes(first, second, sides),
     )
 
 
@@ -199,6 +211,7 @@ def _compare_independent(
     alpha: float,
 ) -> Comparison:
     counts = (sides[0].successes, sides[0].episodes, sides[1].successes, sides[1].episodes)
+    p = fisher_exact_p(*counts)
     found = None
     needed = None
     if margin is not None:
@@ -206,6 +219,8 @@ def _compare_independent(
     if found is not None and not found.is_equivalent:
         rate = (counts[0] + counts[2]) / (counts[1] + counts[3])
         needed = episodes_for_equivalence(rate, found.margin, alpha)
+    elif found is None and p > alpha:
+        needed = episodes_for_fisher(sides[0].success_rate, sides[1].success_rate, alpha)
     return Comparison(
         first=sides[0],
         second=sides[1],
@@ -214,10 +229,10 @@ def _compare_independent(
         intervals_overlap=sides[0].wilson_interval.overlaps(sides[1].wilson_interval),
         pairs=None,
         mcnemar_p=None,
-        fisher_p=fisher_exact_p(*counts),
+        fisher_p=p,
         equivalence=found,
         episodes_needed=needed,
-        notes=_notes(first, second),
+        notes=_notes(first, second, sides),
     )
 
 
@@ -226,17 +241,29 @@ def format_p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
-def _notes(first: ScoredEvaluation, second: ScoredEvaluation) -> tuple[str, ...]:
+def _notes(
+    first: ScoredEvaluation, second: ScoredEvaluation, sides: tuple[Side, Side]
+) -> tuple[str, ...]:
     """What a reader must know beside the figures."""
     notes = []
     common = sorted(set(first.successes) & set(second.successes))
     if common and len(common) < max(len(first.successes), len(second.successes)):
         notes.append(f"{len(common)} trials are in both sets; pin one list for a sharper test.")
-    moved = [seed for seed in common if first.starts[seed] != second.starts[seed]]
+    moved = [
+        seed
+        for seed in common
+        if None not in (first.starts[seed], second.starts[seed])
+        and first.starts[seed] != second.starts[seed]
+    ]
     if moved:
         notes.append(
-            f"{len(moved)} common trials began from another state of the robot (first: seed"
-            f" {moved[0]}): the simulators are not the same."
+            f"{len(moved)} common trials began from another scene (first: seed {moved[0]}): the"
+            " simulators, or the arithmetic of their machines, are not the same."
+        )
+    if first.unplayed or second.unplayed:
+        notes.append(
+            f"Not played, and counted as failures: {len(first.unplayed)} trials of"
+            f" {sides[0].label}, {len(second.unplayed)} of {sides[1].label}."
         )
     ours, theirs = first.metrics.get("simulator"), second.metrics.get("simulator")
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):

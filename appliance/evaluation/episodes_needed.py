@@ -47,6 +47,24 @@ def power_of_mcnemar(n: int, only_first: float, only_second: float, alpha: float
     return min(1.0, max(0.0, total))
 
 
+def power_of_fisher(n: int, rate_a: float, rate_b: float, alpha: float) -> float:
+    """The chance that Fisher's exact test of ``n`` independent trials a side rejects."""
+    log_ways = _log_ways(n)
+    chances_a, chances_b = _chances(n, rate_a), _chances(n, rate_b)
+    total = 0.0
+    for successes in range(2 * n + 1):
+        a = np.arange(max(0, successes - n), min(n, successes) + 1)
+        b = successes - a
+        log_share = log_ways[a] + log_ways[b]
+        share = np.exp(log_share - log_share.max())
+        share /= share.sum()
+        # An outcome's p-value: all outcomes that are no likelier, equal ones (rounded) included.
+        ordered = np.sort(share)
+        p = np.cumsum(ordered)[np.searchsorted(ordered, share * (1 + 1e-9), side="right") - 1]
+        total += float((chances_a[a] * chances_b[b])[p <= alpha].sum())
+    return min(1.0, total)
+
+
 @functools.lru_cache(maxsize=4096)
 def _rejecting_tail(discordant: int, alpha: float) -> int | None:
     """The largest smaller count at which McNemar's test rejects; None when it never does."""
@@ -104,6 +122,11 @@ def episodes_for_mcnemar(only_first: float, only_second: float, alpha: float) ->
     return _fewest(lambda n: power_of_mcnemar(n, only_first, only_second, alpha))
 
 
+def episodes_for_fisher(rate_a: float, rate_b: float, alpha: float) -> int | None:
+    """So many independent trials a side tell two policies of these rates apart."""
+    return _fewest(lambda n: power_of_fisher(n, rate_a, rate_b, alpha), most=512)
+
+
 def episodes_for_equivalence(rate: float, margin: float, alpha: float) -> int | None:
     """So many independent trials a side show two policies of one rate to be equivalent."""
     return _fewest(lambda n: power_of_equivalence(rate, rate, n, margin, alpha), most=512)
@@ -138,12 +161,17 @@ def _chances(n: int, rate: float) -> NDArray[np.float64]:
     counts = np.arange(n + 1)
     if rate <= 0 or rate >= 1:
         return np.asarray(counts == (n if rate >= 1 else 0), dtype=np.float64)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    ways = log_factorial[n] - log_factorial - log_factorial[::-1]
     chances: NDArray[np.float64] = np.exp(
-        ways + counts * math.log(rate) + (n - counts) * math.log1p(-rate)
+        _log_ways(n) + counts * math.log(rate) + (n - counts) * math.log1p(-rate)
     )
     return chances
+
+
+def _log_ways(n: int) -> NDArray[np.float64]:
+    """The logarithms of the numbers of ways to choose 0, ..., n of ``n``."""
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    ways: NDArray[np.float64] = log_factorial[n] - log_factorial - log_factorial[::-1]
+    return ways
 
 
 def _check_shares(only_first: float, only_second: float) -> None:

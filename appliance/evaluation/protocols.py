@@ -72,6 +72,9 @@ class SimulatorProtocol(Protocol):
     def reset(self, seed: int, instruction_type: str) -> Observation:
         """Begin a trial; the instruction is drawn from a stream of the trial's own."""
 
+    def digest_physics(self) -> str:
+        """A digest of every pose and joint value of the trial as it stands, no pixels."""
+
     def step(self, actions_KxA: NDArray[np.float32], /, *, want_frames: bool) -> StepResult:
         """Execute actions (A = D here) until they are used up or the trial is over."""
 

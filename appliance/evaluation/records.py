@@ -28,8 +28,13 @@ FAILURE_CLASSES = (
     "unplayable",
     "ended_early",
 )
-NOT_THE_ACTIONS = ("action_shape", "policy", "simulator", "task", "unplayable")
+NOT_PLAYED = ("simulator", "task", "unplayable")
+"""Classes of trials of which no rollout could be finished, and none is recorded."""
+NOT_THE_ACTIONS = ("action_shape", "policy", *NOT_PLAYED)
 """Classes of trials that no action ended: there were none for this robot, or nowhere to act."""
+
+RECORDS_VERSION = 2
+"""1 held ``first_state_sha256``, over the robot's commanded pose: the same for every trial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +42,10 @@ class Episode:
     """The deterministic record of one episode: a row of ``episodes.jsonl``.
 
     ``actions_sha256`` is over the executed actions, little-endian float32, 14 an action, in order.
-    ``first_state_sha256`` is over the robot's first state alone (physics, no pixels), so that it
-    may agree where pictures do not. Of a trial stopped by ``simulator``, ``task`` or ``unplayable``
-    nothing of a rollout is recorded: how far a lost process came is a matter of luck.
+    ``first_physics`` is over every pose and joint value of the scene after reset (no pixels), so
+    that it may agree where pictures do not. Of a trial stopped by ``simulator``, ``task`` or
+    ``unplayable`` nothing of a rollout is recorded: how far a lost process came is a matter of
+    luck.
     """
 
     episode: int
@@ -50,7 +56,7 @@ class Episode:
     steps: int = 0
     queries: int = 0
     first_observation: str | None = None
-    first_state_sha256: str | None = None
+    first_physics: str | None = None
     actions_sha256: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from appliance.errors import EvaluationError
 from appliance.evaluation.protocols import PolicyProtocol
+from appliance.evaluation.records import RECORDS_VERSION
 
 INSTRUCTION_TYPES = ("unseen", "seen")
 SEEDS_PER_BLOCK = 100_000
@@ -62,6 +63,7 @@ class EvalRequest:
     def identity(self) -> dict[str, Any]:
         """Every field that a result depends on; two requests with the same one share a journal."""
         return {
+            "records": RECORDS_VERSION,
             "task": self.task,
             "task_config": self.task_config,
             "simulator": dict(self.simulator),

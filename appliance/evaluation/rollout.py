@@ -50,6 +50,7 @@ class Rollout:
         self._seed = seed
         self._recorder = recorder
         self._first: Observation | None = None
+        self._physics: str | None = None
         self._actions = hashlib.sha256()
         self._steps = 0
         self._query_count = 0
@@ -65,6 +66,7 @@ class Rollout:
     def _play(self, instruction_type: str, action_steps: int) -> Episode:
         began_s = time.monotonic()
         observation = self._simulator.reset(self._seed, instruction_type)
+        self._physics = self._simulator.digest_physics()
         self.times.reset_s = time.monotonic() - began_s
         self._first = observation
         if self._recorder is not None and HEAD_CAMERA in observation["images"]:
@@ -114,11 +116,6 @@ class Rollout:
             steps=self._steps,
             queries=self._query_count,
             first_observation=None if first is None else digest_observation(first),
-            first_state_sha256=None if first is None else _digest_state(first),
+            first_physics=self._physics,
             actions_sha256=self._actions.hexdigest(),
         )
-
-
-def _digest_state(observation: Observation) -> str:
-    state_S = np.ascontiguousarray(observation["state"], dtype="<f4")
-    return hashlib.sha256(state_S.tobytes()).hexdigest()

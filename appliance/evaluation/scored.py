@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import EvaluationError
+from appliance.evaluation.records import NOT_PLAYED
 from appliance.evaluation.results import EPISODES_NAME, METRICS_NAME
 from appliance.files import read_json, storage_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredEvaluation:
-    """The metrics; whether each seed was solved; the digest of the state each seed began from."""
+    """The metrics; whether each seed was solved; the digest of the physics each seed began with.
+
+    ``starts`` is None for a trial that was not played (``unplayed``), and where older records do
+    not hold it.
+    """
 
     metrics: Mapping[str, Any]
     successes: Mapping[int, bool]
     starts: Mapping[int, str | None]
+    unplayed: frozenset[int]
 
 
 def read_evaluation(content_dir: Path) -> ScoredEvaluation:
@@ -35,7 +41,10 @@ def read_evaluation(content_dir: Path) -> ScoredEvaluation:
     try:
         rows = [json.loads(line) for line in lines]
         successes = {int(row["seed"]): row["outcome"] == "success" for row in rows}
-        starts = {int(row["seed"]): row.get("first_state_sha256") for row in rows}
+        starts = {int(row["seed"]): row.get("first_physics") for row in rows}
+        unplayed = frozenset(
+            int(row["seed"]) for row in rows if row.get("failure_class") in NOT_PLAYED
+        )
         counted = (int(metrics["successes"]), int(metrics["episodes"]))
         is_named = isinstance(metrics["policy"], Mapping) and bool(rows)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -48,7 +57,7 @@ def read_evaluation(content_dir: Path) -> ScoredEvaluation:
             f" {EPISODES_NAME} holds {sum(successes.values())} of {len(rows)}. One of them was"
             " changed; evaluate again."
         )
-    return ScoredEvaluation(metrics=metrics, successes=successes, starts=starts)
+    return ScoredEvaluation(metrics=metrics, successes=successes, starts=starts, unplayed=unplayed)
 
 
 def _not_an_evaluation(content_dir: Path, why: str) -> EvaluationError:

@@ -222,6 +222,11 @@ def check_margin(margin: float, alpha: float) -> None:
             f"margin: {margin} is not between 0 and 1. It is a difference of rates: 0.1 is ten"
             " percentage points."
         )
+    check_alpha(alpha)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise EvaluationError unless a test can have this level."""
     if not 0 < alpha < 0.5:
         raise EvaluationError(f"alpha: {alpha} is not between 0 and 0.5. Use 0.05.")
 

@@ -30,11 +30,12 @@ PART_ORDER: Mapping[str, tuple[str, ...]] = {
 _DIGEST = re.compile(r"([a-z0-9-]+:)?[0-9a-f]{64}")
 _CAUSES_FIRST = (
     *("learning_rate", "loss", "grad_norm", "param_norm", "loss_bits", "grad_norm_bits"),
-    *("seed", "instruction", "first_state_sha256", "first_observation", "actions_sha256"),
+    *("seed", "instruction", "first_physics", "first_observation", "actions_sha256"),
 )
 _SCENES = ("evaluate.trials.", "evaluate.episodes.")
 _MET_LIMIT = "timeout"
 CHECKPOINT_DIGEST = "evaluate.metrics.policy.params"
+_NO_LONGER_RECORDED = ("first_state_sha256",)
 
 
 class Outcome(StrEnum):
@@ -184,6 +185,8 @@ class _FactJudge:
             return Outcome.EQUAL
         # Newer versions say more than older ones; the media figure needs a video library.
         if expected is ABSENT or _is_unknown_media(path, expected, found):
+            return Outcome.NOT_COMPARABLE
+        if found is ABSENT and path.rpartition(".")[2] in _NO_LONGER_RECORDED:
             return Outcome.NOT_COMPARABLE
         if self.setting.same_platform or self._is_bound(path, rule):
             return Outcome.DIFFERENT

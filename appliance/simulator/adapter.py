@@ -103,21 +103,6 @@ def take_pictures(task: Any, cameras: tuple[str, ...]) -> dict[str, NDArray[np.u
     return pictures
 
 
-def read_physics(task: Any) -> dict[str, NDArray[np.float32]]:
-    """Every body's pose and every joint's position, by name and order in the scene."""
-    bodies = {
-        f"{index}:{actor.name}": np.concatenate([actor.pose.p, actor.pose.q])
-        for index, actor in enumerate(task.scene.get_all_actors())
-    }
-    joints = {
-        f"{index}:joints": articulation.get_qpos()
-        for index, articulation in enumerate(task.scene.get_all_articulations())
-    }
-    return {
-        name: np.asarray(values, dtype=np.float32) for name, values in {**bodies, **joints}.items()
-    }
-
-
 def unstable_error() -> type[Exception]:
     """The exception RoboTwin raises when a scene's objects do not rest."""
     module = importlib.import_module("robotwin.envs.utils.create_actor")

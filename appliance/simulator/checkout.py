@@ -193,11 +193,8 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
             " checkout's own collect_data.sh, or simulator robotwin."
         )
 
-    def digest_physics(self) -> str:
-        """Refused: the checkout's scene is not looked into."""
-        raise SimulatorError("the physics of a RoboTwin checkout is not digested here.")
-
     def _launch(self, log_path: Path) -> tuple[Child, Connection]:
+        settings = pack(self._settings())
         check_layout(self._spec.root, self._spec.layout)
         environment = _foreign_environment()
         _point_to_renderer(environment)
@@ -215,7 +212,7 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
                         command,
                         cwd=self._spec.root,
                         env=environment,
-                        stdin=subprocess.DEVNULL,
+                        stdin=subprocess.PIPE,
                         stdout=log,
                         stderr=log,
                         pass_fds=(theirs.fileno(),),
@@ -230,7 +227,7 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
         child = _ForeignChild(process)
         # If it is gone already, waiting for its description says how.
         with contextlib.suppress(OSError):
-            connection.send_bytes(pack(self._settings()))
+            connection.send_bytes(settings)
         return child, connection
 
     def _settings(self) -> dict[str, Any]:
@@ -239,7 +236,7 @@ class CheckoutProcess(SimulatorClient[CheckoutSpec]):
             **self._spec.as_record(),
             "layout": self._spec.layout,
             "cameras": cameras,
-            "video_camera": VIDEO_CAMERA,
+            "video_camera": CAMERAS[VIDEO_CAMERA],
         }
 
     def _write(self, connection: Connection, name: str, arguments: tuple[object, ...]) -> None:
@@ -282,11 +279,16 @@ class _ForeignChild:
             self._process.wait(patience_s)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        return self._process.wait()
+        code = self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
 
 
-def _as_value(result: Mapping[str, Any]) -> Any:
+def _as_value(result: Mapping[str, Any] | str) -> Any:
     """The value of ours that an answer stands for."""
+    if isinstance(result, str):
+        return result
     if "steps_taken" in result:
         observation = _as_observation(result["observation"])
         frames = result["frames"]

@@ -16,11 +16,15 @@ versions can talk.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import importlib
 import importlib.util
 import json
 import os
 import random
+import select
+import signal
 import struct
 import sys
 import traceback
@@ -130,6 +134,37 @@ def find_layout(name: str) -> Layout:
     return Layout(name, code, "robotwin.envs", "robotwin.description.instructions")
 
 
+def digest_scene(scene: Any) -> str:
+    """``sha256-physics-v1:`` over a SAPIEN scene, without a picture of it.
+
+    Over every body's pose (position, then quaternion), then every articulation's joint positions,
+    each with its name and place in the scene, as little-endian float32.
+    """
+    hasher = hashlib.sha256()
+    actors, articulations = scene.get_all_actors(), scene.get_all_articulations()
+    poses = [(actor.name, np.concatenate([actor.pose.p, actor.pose.q])) for actor in actors]
+    joints = [("joints", articulation.get_qpos()) for articulation in articulations]
+    for index, (name, values) in [*enumerate(poses), *enumerate(joints)]:
+        hasher.update(f"{index}:{name}".encode() + b"\0" + values.astype("<f4").tobytes())
+    return "sha256-physics-v1:" + hasher.hexdigest()
+
+
+def end_with_parent(lifeline: int) -> None:
+    """Let Linux kill this process, with the group if it leads one, when its parent is gone.
+
+    ``lifeline`` is the reading end of a pipe whose other end the parent alone holds and never
+    writes to. The kernel does it (fcntl(2), O_ASYNC): a thread of ours would wait for a call into
+    SAPIEN that hangs with the interpreter's lock, and PR_SET_PDEATHSIG (prctl(2)) would fire when
+    the thread ends that started this process.
+    """
+    leads_group = os.getpgrp() == os.getpid()
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid() if leads_group else os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:
+        os._exit(1)  # it died before the kernel was asked
+
+
 class Evaluation:
     """RoboTwin's task, prepared as its own evaluation prepares it."""
 
@@ -198,15 +233,14 @@ class Evaluation:
     def step(self, actions: np.ndarray[Any, Any], want_frames: bool) -> dict[str, Any]:
         """Execute the actions one after the other until success, the step limit, or the last."""
         task = self._task
-        frames = []
+        frames: list[Any] = []
         before = task.take_action_cnt
         for action in actions:
             if task.eval_success or task.take_action_cnt >= task.step_lim:
                 break
             task.take_action(action, action_type="qpos")
             if want_frames:
-                video = self._settings["video_camera"]
-                frames.append(self._take_pictures({video: self._cameras[video]})[video])
+                frames += self._take_pictures({"": self._settings["video_camera"]}).values()
         success = bool(task.eval_success)
         at_limit = bool(task.take_action_cnt >= task.step_lim)
         return {
@@ -218,6 +252,12 @@ class Evaluation:
             "steps_total": task.take_action_cnt,
             "frames": np.stack(frames) if frames else None,
         }
+
+    def digest_physics(self) -> str:
+        """A digest of every pose and joint value of the trial."""
+        if not self._is_open:
+            raise RuntimeError("there is no trial to digest")
+        return digest_scene(self._task.scene)
 
     def _load_arguments(self, configs: Path) -> dict[str, Any]:
         """The arguments of ``setup_demo``, as script/eval_policy.py puts them together."""
@@ -387,7 +427,9 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 def main() -> None:
-    """``checkout_worker.py DESCRIPTOR``, started in the folder that holds RoboTwin's assets."""
+    """``checkout_worker.py DESCRIPTOR``, started where the assets lie; stdin is its lifeline."""
+    end_with_parent(os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     # Modules are never looked for in the folder this file lies in.
     own = Path(__file__).resolve().parent
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != own]

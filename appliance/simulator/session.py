@@ -5,7 +5,6 @@ A trial depends on its seed alone, never on what this process did before.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,11 +16,11 @@ from appliance.errors import SimulatorError
 from appliance.simulator.adapter import (
     RoboTwin,
     check_rendering,
-    read_physics,
     read_state,
     take_pictures,
     unstable_error,
 )
+from appliance.simulator.checkout_worker import digest_scene
 from appliance.simulator.faults import UnplayableTrialError
 from appliance.simulator.instructions import check_instructions, draw_instruction
 from appliance.simulator.spec import SimulatorSpec
@@ -137,13 +136,10 @@ class Session:
         )
 
     def digest_physics(self) -> str:
-        """``sha256-physics-v1:`` over every pose and joint value of the trial, as float32."""
+        """A digest of every pose and joint value of the trial (:func:`.digest_scene`)."""
         if self._task is None:
             raise SimulatorError("there is no trial to digest. Begin one with reset.")
-        hasher = hashlib.sha256()
-        for name, values in read_physics(self._task).items():
-            hasher.update(name.encode() + b"\0" + values.astype("<f4").tobytes())
-        return "sha256-physics-v1:" + hasher.hexdigest()
+        return digest_scene(self._task.scene)
 
     def _play_expert(self, seed: int, on_frame: Any = None) -> _Expert:
         """Set the scene up and let RoboTwin's expert play, as its evaluation does."""

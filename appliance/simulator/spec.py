@@ -48,7 +48,7 @@ class SceneSpec:
     """What every simulator is told, whichever backend plays.
 
     ``image_size`` is (width, height) in pixels, ``cameras`` are LeRobot names; only these are
-    rendered.
+    rendered for the policy. Raises SimulatorError for a camera or a size that no simulator has.
     """
 
     task: str
@@ -58,6 +58,17 @@ class SceneSpec:
     shader: str
     cameras: tuple[str, ...] = tuple(CAMERAS)
     image_size: tuple[int, int] = ROBOTWIN_IMAGE_SIZE
+
+    def __post_init__(self) -> None:
+        for camera in self.cameras:
+            check_name("camera", camera, CAMERAS)
+        if len(set(self.cameras)) != len(self.cameras):
+            raise SimulatorError(f"cameras {list(self.cameras)}: a camera is named twice.")
+        if not all(1 <= side_px <= MAX_IMAGE_SIDE_PX for side_px in self.image_size):
+            raise SimulatorError(
+                f"image size {self.image_size}: width and height must be 1 to"
+                f" {MAX_IMAGE_SIDE_PX} pixels."
+            )
 
     def as_record(self) -> dict[str, str | list[str] | list[int]]:
         """The specification as JSON-able data, for records; without paths of this machine."""
@@ -90,15 +101,7 @@ class SimulatorSpec(SceneSpec):
         check_name("embodiment", self.embodiment, EMBODIMENTS)
         check_name("planner", self.planner, PLANNERS)
         check_name("shader", self.shader, SHADERS)
-        for camera in self.cameras:
-            check_name("camera", camera, CAMERAS)
-        if len(set(self.cameras)) != len(self.cameras):
-            raise SimulatorError(f"cameras {list(self.cameras)}: a camera is named twice.")
-        if not all(1 <= side_px <= MAX_IMAGE_SIDE_PX for side_px in self.image_size):
-            raise SimulatorError(
-                f"image size {self.image_size}: width and height must be 1 to"
-                f" {MAX_IMAGE_SIDE_PX} pixels."
-            )
+        SceneSpec.__post_init__(self)  # a class with slots is made anew: super() has lost it
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """RoboTwin's PyPI runtime in a child process, so that it can neither print into nor take down ours.
 
 The child is started fresh (``spawn``), its output goes to a log file, and it ends when its parent
-does.
+does, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.errors import ApplianceError
+from appliance.simulator.checkout_worker import end_with_parent
 from appliance.simulator.process import Child, Failure, SimulatorClient
 from appliance.simulator.renderer import Renderer, find_renderer
 from appliance.simulator.spec import SimulatorSpec
@@ -70,6 +71,9 @@ class _SpawnedChild:
 
 def serve(connection: Connection, spec: SimulatorSpec, renderer: Renderer, log_path: str) -> None:
     """The child's life: send its description, answer calls, end with its parent."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        end_with_parent(parent.sentinel)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _redirect_output(log_path)
     try:

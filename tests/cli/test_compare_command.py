@@ -83,13 +83,35 @@ def test_what_cannot_be_compared_is_a_clear_error(
     for arguments, text in (
         ((evaluations[0], tmp_path / "nowhere"), "no finished evaluation there"),
         ((evaluations[0], other), "differ in task: 'touch_block' and 'stack_blocks_two'"),
-        ((*evaluations, "--margin", "1.5"), "margin: 1.5 is not between 0 and 1"),
-        ((*evaluations, "--margin", "0.1", "--alpha", "0"), "alpha: 0.0 is not between"),
     ):
         outcome = appliance("compare", *arguments)
         assert outcome.code == 17, outcome.err
         assert text in outcome.err
         assert "Traceback" not in outcome.err
+
+
+def test_a_margin_or_a_level_that_cannot_be_tested_is_a_wrong_command_line(
+    appliance: Appliance, evaluations: tuple[Path, Path]
+) -> None:
+    for options, text in (
+        (("--margin", "1.5"), "margin: 1.5 is not between 0 and 1"),
+        (("--margin", "0.1", "--alpha", "0"), "alpha: 0.0 is not between"),
+        (("--alpha", "5"), "alpha: 5.0 is not between"),
+        (("--alpha", "-1"), "alpha: -1.0 is not between"),
+        (("--alpha", "nan"), "alpha: nan is not between"),
+    ):
+        outcome = appliance("compare", *evaluations, *options)
+        assert outcome.code == 2, outcome.err
+        assert text in outcome.err
+        assert "Traceback" not in outcome.err
+
+
+def test_other_trials_are_asked_for_by_side(appliance: Appliance, tmp_path: Path) -> None:
+    for name, fails, seed in (("ours", [], 0), ("theirs", [200000, 200001], 1)):
+        run_evaluation(tmp_path / name, policy=NoisePolicy(fails=fails), episodes=9, seed=seed)
+    outcome = appliance("compare", tmp_path / "ours", tmp_path / "theirs")
+    assert outcome.code == 0, outcome.err
+    assert "trials a side would tell them apart" in outcome.out
 
 
 def test_records_that_are_damaged_are_a_clear_error(

@@ -63,6 +63,9 @@ class FakeSimulator:
         self._instruction = f"{instruction_type} instruction {seed % 3}"
         return self._observe()
 
+    def digest_physics(self) -> str:
+        return f"sha256-physics-v1:{self._seed:064x}"
+
     def step(self, actions_KxA: np.ndarray, *, want_frames: bool) -> StepResult:
         self._called("step", self._seed)
         frames = []

@@ -11,7 +11,9 @@ import scipy.stats
 
 from appliance.errors import EvaluationError, StorageError
 from appliance.evaluation.compare import Comparison, compare_evaluations, format_p
+from appliance.evaluation.episodes_needed import episodes_for_fisher
 from appliance.evaluation.statistics import equivalence_two_proportions
+from appliance.simulator.faults import SimulatorLostError
 from tests.evaluation.fakes import NoisePolicy, World, run_evaluation
 
 
@@ -115,11 +117,55 @@ def test_common_trials_that_began_otherwise_are_pointed_out(tmp_path: Path, trai
     other = evaluate_failing(tmp_path / "other", [])
     path = other / "episodes.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows[4]["first_state_sha256"] = "00" * 32
+    rows[4]["first_physics"] = "sha256-physics-v1:" + "ff" * 32
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert (
-        "1 common trials began from another state of the robot" in compare(trained, other).sentence
+        "1 common trials began from another scene (first: seed 100004)"
+        in compare(trained, other).sentence
     )
+
+
+def test_a_trial_that_was_not_played_is_no_other_start_but_is_said(
+    tmp_path: Path, trained: Path
+) -> None:
+    def lose(name: str, seed: int) -> None:
+        if (name, seed) == ("step", 100004):
+            raise SimulatorLostError("gone")
+
+    world = World(before_call=lose)
+    lost = run_evaluation(tmp_path / "lost", world=world, policy=NoisePolicy(), episodes=20)
+    sentence = compare(trained, lost).sentence
+    assert "began from another" not in sentence
+    assert "Not played, and counted as failures: 0 trials of trained, 1 of untrained." in sentence
+    assert "Not played" not in compare(trained, trained).sentence
+
+
+def test_records_that_do_not_hold_how_a_trial_began_are_not_accused(
+    tmp_path: Path, trained: Path
+) -> None:
+    older = evaluate_failing(tmp_path / "older", [])
+    rows = (older / "episodes.jsonl").read_text().replace("first_physics", "first_state_sha256")
+    (older / "episodes.jsonl").write_text(rows)
+    assert "began from another" not in compare(trained, older).sentence
+
+
+@pytest.mark.parametrize("alpha", [5.0, -1.0, 0.0, 0.5, float("nan")])
+def test_a_level_that_no_test_has_is_refused_also_without_a_margin(
+    trained: Path, alpha: float
+) -> None:
+    with pytest.raises(EvaluationError, match=r"alpha: .* is not between 0 and 0\.5"):
+        compare_evaluations(trained, trained, first_label="A", second_label="B", alpha=alpha)
+
+
+def test_an_undecided_difference_on_other_trials_says_how_many_would_tell(tmp_path: Path) -> None:
+    first = evaluate_failing(tmp_path / "a", [])
+    second = evaluate_failing(tmp_path / "b", [200001, 200002, 200003], seed=1)
+    found = compare(first, second)
+    assert found.fisher_p is not None
+    assert found.fisher_p > 0.05
+    assert found.episodes_needed == episodes_for_fisher(1.0, 0.85, 0.05)
+    assert found.episodes_needed is not None
+    assert found.episodes_needed > 20
 
 
 def test_the_pictures_a_policy_reads_are_its_own_affair(tmp_path: Path) -> None:

@@ -67,11 +67,21 @@ def test_an_episode_is_recorded_with_everything_needed_to_dispute_it(tmp_path: P
         "steps": steps,
         "queries": 3,
         "first_observation": digest_observation(first),
-        "first_state_sha256": hashlib.sha256(first["state"].tobytes()).hexdigest(),
+        "first_physics": simulator.digest_physics(),
         "actions_sha256": hashlib.sha256(executed.astype("<f4").tobytes()).hexdigest(),
     }
     assert [noise.tolist() for _, noise in policy.queries] == [noise.tolist() for noise in noises]
     assert policy.queries[0][0]["prompt"] == "unseen instruction 1"
+
+
+def test_an_unfinished_evaluation_with_other_records_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.evaluation.request.RECORDS_VERSION", 1)
+    run_evaluation(tmp_path, episodes=1)
+    monkeypatch.undo()
+    with pytest.raises(EvaluationError, match=r"differs in records \(1 there, 2 now\)"):
+        run_evaluation(tmp_path, episodes=1)
 
 
 def test_trials_are_searched_from_the_seeds_own_block_and_skips_are_recorded(

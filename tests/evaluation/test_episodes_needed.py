@@ -10,9 +10,11 @@ from appliance.errors import EvaluationError
 from appliance.evaluation.episodes_needed import (
     MOST_EPISODES,
     episodes_for_equivalence,
+    episodes_for_fisher,
     episodes_for_mcnemar,
     episodes_for_paired_equivalence,
     power_of_equivalence,
+    power_of_fisher,
     power_of_mcnemar,
     power_of_paired_equivalence,
 )
@@ -20,6 +22,7 @@ from appliance.evaluation.statistics import (
     PairedCounts,
     equivalence_paired,
     equivalence_two_proportions,
+    fisher_exact_p,
     mcnemar_exact_p,
 )
 from appliance.manifest.power import POWER_REQUIRED
@@ -39,6 +42,17 @@ def test_mcnemars_power_is_the_sum_over_all_outcomes(n: int, shares: tuple[float
         if first + second <= n and mcnemar_exact_p(first, second) <= 0.05
     )
     assert power_of_mcnemar(n, *shares, 0.05) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("rates", [(0.9, 0.4), (0.5, 0.5), (1.0, 0.6)])
+@pytest.mark.parametrize("n", [1, 9, 14])
+def test_fishers_power_is_the_sum_over_all_outcomes(n: int, rates: tuple[float, float]) -> None:
+    expected = sum(
+        scipy.stats.binom.pmf(a, n, rates[0]) * scipy.stats.binom.pmf(b, n, rates[1])
+        for a, b in itertools.product(range(n + 1), repeat=2)
+        if fisher_exact_p(a, n, b, n) <= 0.05
+    )
+    assert power_of_fisher(n, *rates, 0.05) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("rates", [(0.9, 0.9), (0.5, 0.6), (1.0, 0.8)])
@@ -75,6 +89,10 @@ def test_the_number_of_episodes_is_enough_and_one_fewer_is_not() -> None:
     assert n is not None
     assert power_of_mcnemar(n, 0.3, 0.1, 0.05) >= POWER_REQUIRED
     assert power_of_mcnemar(n - 1, 0.3, 0.1, 0.05) < POWER_REQUIRED
+    n = episodes_for_fisher(0.9, 0.7, 0.05)
+    assert n is not None
+    assert power_of_fisher(n, 0.9, 0.7, 0.05) >= POWER_REQUIRED
+    assert power_of_fisher(n - 1, 0.9, 0.7, 0.05) < POWER_REQUIRED
     n = episodes_for_equivalence(0.9, 0.1, 0.05)
     assert n is not None
     assert power_of_equivalence(0.9, 0.9, n, 0.1, 0.05) >= POWER_REQUIRED
@@ -88,6 +106,7 @@ def test_the_number_of_episodes_is_enough_and_one_fewer_is_not() -> None:
 def test_what_no_number_decides_has_none() -> None:
     assert episodes_for_mcnemar(0.1, 0.1, 0.05) is None
     assert episodes_for_mcnemar(0.0, 0.0, 0.05) is None
+    assert episodes_for_fisher(0.5, 0.5, 0.05) is None
     assert power_of_mcnemar(MOST_EPISODES, 0.1, 0.1, 0.05) < 0.06
 
 

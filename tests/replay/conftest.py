@@ -66,7 +66,7 @@ def write_episodes(content: Path, outcomes: list[str], **changed: Any) -> None:
             steps=60,
             queries=4,
             first_observation="sha256-observation-v1:" + f"{number:064x}",
-            first_state_sha256="ab" * 32,
+            first_physics="sha256-physics-v1:" + "ab" * 32,
             actions_sha256=f"{number:064x}",
         ).to_dict()
         for number, outcome in enumerate(outcomes)

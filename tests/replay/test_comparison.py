@@ -164,6 +164,25 @@ def test_what_only_a_newer_version_says_is_no_difference_but_what_is_lost_is() -
     assert lost.first_difference.found is ABSENT
 
 
+def test_the_start_that_older_versions_recorded_is_not_missed() -> None:
+    older = copy.deepcopy(FACTS["evaluate"])
+    for episode in older["episodes"].values():
+        del episode["first_physics"]
+        episode["first_state_sha256"] = "ab" * 32
+    compared = compare_stage("evaluate", older, FACTS["evaluate"], SAME)
+    assert compared.first_difference is None
+    assert compared.counts[Outcome.NOT_COMPARABLE] == 2 * len(older["episodes"])
+
+
+def test_another_platform_may_round_the_first_scene_otherwise() -> None:
+    found = replaced(
+        ("evaluate", "episodes", "0", "first_physics"), "sha256-physics-v1:" + "0" * 64
+    )
+    same, other = (compare_stage("evaluate", FACTS["evaluate"], found, at) for at in (SAME, OTHER))
+    assert same.first_difference is not None
+    assert other.first_difference is None
+
+
 def test_what_explains_comes_before_what_follows() -> None:
     found = copy.deepcopy(FACTS["plan"])
     found["meta"]["plan_sha256"] = "0" * 64

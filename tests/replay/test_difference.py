@@ -66,6 +66,7 @@ def test_a_run_that_stops_earlier_parts_where_it_stops(original: Path) -> None:
     [
         ("seed", 7),
         ("instruction", "Touch another block."),
+        ("first_physics", "sha256-physics-v1:" + "ff" * 32),
         ("first_observation", "sha256-observation-v1:" + "ff" * 32),
         ("actions_sha256", "ff" * 32),
         ("outcome", "success"),

@@ -125,6 +125,7 @@ def test_a_taken_port_is_a_clear_error(appliance: Appliance, checkpoint: Path) -
         (["evaluate", "-o", "out"], 2, "name one source of the policy"),
         (["evaluate", "-o", "out", "--server", "ws://x"], 2, "name the MANIFEST"),
         (["evaluate", "--server", "ws://x"], 2, "--output"),
+        (["evaluate", "-o", "out", "--server", "ws://x", "--step", "5"], 2, "--step goes with"),
         (["evaluate", "none.yaml", "-o", "out", "--server", "ws://x"], 10, "none.yaml"),
         *(
             (

@@ -12,7 +12,7 @@ from appliance.simulator.faults import ActionError
 from appliance.simulator.spec import SimulatorSpec
 from appliance.simulator.values import digest_observation
 from appliance.simulator.worker import SimulatorProcess
-from tests.simulator.conftest import SMALL
+from tests.simulator.conftest import SMALL, outlives_its_killed_parent
 
 
 def test_expert_touches_the_block_on_five_of_five_seeds(touch_block: SimulatorProcess) -> None:
@@ -147,6 +147,36 @@ def test_fresh_process_repeats_a_trial_bit_by_bit_and_its_death_is_an_error(
             fresh.reset(100000)
         with pytest.raises(SimulatorError, match="not running"):
             fresh.reset(100000)
+
+
+def test_hung_simulator_ends_with_its_killed_parent_not_with_the_thread_that_started_it(
+    log_path: Path,
+) -> None:
+    start = f"""
+import threading
+from pathlib import PosixPath
+from appliance.simulator.worker import SimulatorProcess, SimulatorSpec
+simulator = SimulatorProcess(
+    {SimulatorSpec(task="touch_block", image_size=SMALL)!r}, log_path={log_path!r}
+)
+starter = threading.Thread(target=simulator.start)
+starter.start()
+starter.join()
+assert simulator.expert_check(100000).ok
+"""
+    assert not outlives_its_killed_parent(start)
+
+
+def test_the_physics_of_two_seeds_differ_and_those_of_one_agree(
+    touch_block: SimulatorProcess,
+) -> None:
+    digests, states = [], []
+    for seed in (100000, 100001, 100000):
+        states.append(touch_block.reset(seed)["state"].tobytes())
+        digests.append(touch_block.digest_physics())
+    assert digests[0] == digests[2] != digests[1]
+    assert digests[0].startswith("sha256-physics-v1:")
+    assert len(set(states)) == 1, "the commanded pose alone says nothing of the scene"
 
 
 def test_call_that_takes_too_long_ends_the_child(log_path: Path) -> None:
