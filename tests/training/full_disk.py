@@ -34,6 +34,13 @@ def mount_disk(disk: Path, size_bytes: int, *options: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", shown, "tmpfs", str(disk)], check=True)
 
 
+def take_space(filler: Path) -> None:
+    """Fill the disk with the file ``filler``, up to ``ROOM_BYTES``."""
+    disk = os.statvfs(filler.parent)
+    with filler.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, disk.f_bavail * disk.f_frsize - ROOM_BYTES)
+
+
 def fill_while_saving(disk: Path, assets: Path, whole: Path) -> None:
     """A checkpoint finds no room; once there is some the run ends as it would have."""
     mount_disk(disk, SIZE_BYTES)
@@ -42,9 +49,7 @@ def fill_while_saving(disk: Path, assets: Path, whole: Path) -> None:
 
     def fill_disk(done: int, total: int, text: str) -> None:
         if done == 3:
-            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-            with filler.open("wb") as stream:
-                os.posix_fallocate(stream.fileno(), 0, free - ROOM_BYTES)
+            take_space(filler)
 
     out = disk / "out"
     loop.PROGRESS_INTERVAL_S = 0.0
@@ -59,6 +64,10 @@ def fill_while_saving(disk: Path, assets: Path, whole: Path) -> None:
     with pytest.raises(StorageError, match="are free, but checkpoints will take about"):
         run(replace(request, exp_name="another"), out)
     filler.unlink()
+    run(request, out)
+    assert read_content(out) == read_content(whole)
+    # A finished run needs no room to be found finished.
+    take_space(filler)
     run(request, out)
     assert read_content(out) == read_content(whole)
 
