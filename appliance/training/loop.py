@@ -39,7 +39,7 @@ from appliance.training.mesh import (
     agree,
     batch_sharding,
     describe_mesh,
-    gather_tree,
+    gather_to_writer,
     local_slots,
     place_batch,
     place_tree,
@@ -229,9 +229,13 @@ def check_rows(step: int, rows_B: Rows, loaded: Rows) -> Rows:
     return rows_B
 
 
-def parameter_root(state: TrainState) -> str:
-    """One SHA-256 over the digests of the live trained leaves, whatever devices hold them."""
-    return sha256_json(digest_leaves(gather_tree(state.trained)))
+def parameter_root(state: TrainState) -> str | None:
+    """One SHA-256 over the digests of the live trained leaves, whatever devices hold them.
+
+    None in a process that does not write.
+    """
+    trained = gather_to_writer(state.trained)
+    return None if trained is None else sha256_json(digest_leaves(trained))
 
 
 class Recorder:
@@ -340,8 +344,8 @@ class Saver:
         start_s = time.monotonic()
         kept = self.run.request.is_kept(done)
         with self.watch.measure("save"):
-            gathered = gather_tree(state)
-            if self.run.writes:
+            gathered = gather_to_writer(state)
+            if gathered is not None:
                 self.run.journal.flush()
                 self.run.checkpoints.save(gathered, chain=self.run.journal.digest, kept=kept)
         self.saved_s = time.monotonic()

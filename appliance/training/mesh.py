@@ -103,10 +103,26 @@ def gather_tree(tree: Tree) -> Tree:
     return gathered
 
 
+def gather_to_writer(tree: Tree) -> Tree | None:
+    """``gather_tree`` on process 0; None on the others, which take part and keep no leaf."""
+    if is_writer():
+        return gather_tree(tree)
+    for leaf in filter(_is_scattered, jax.tree.leaves(tree)):
+        _gather_leaf(leaf)
+    return None
+
+
 def _gather_leaf(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+    if _is_scattered(leaf):
         return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
+
+
+def _is_scattered(leaf: Any) -> bool:
+    """Whether this process cannot see the whole leaf; the same on every process."""
+    return isinstance(leaf, jax.Array) and not (
+        leaf.is_fully_addressable or leaf.is_fully_replicated
+    )
 
 
 def describe_mesh(mesh: Mesh, tree: Any) -> dict[str, Any]:
