@@ -41,6 +41,7 @@ from appliance.training.mesh import (
     describe_mesh,
     gather_to_writer,
     local_slots,
+    meet,
     place_batch,
     place_tree,
     tree_shardings,
@@ -158,12 +159,17 @@ def place_constants(run: Run) -> Constants:
 
 
 def compile_step(run: Run, state: TrainState, constants: Constants) -> StepFunction:
-    """The train step, compiled for the shapes of this run's batches and for its mesh."""
+    """The train step, compiled for the shapes of this run's batches and for its mesh.
+
+    Returns when every process has compiled it.
+    """
     example = to_model(stack_items([run.inputs.items[(0, 0, 0)]] * run.request.batch))
     example[STATE_NOISE] = constants.state_noise
     leaves, form = jax.tree.flatten((state, example, constants.run_key, np.float32(0)))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return compile_for_shapes(run.request.config, run.mesh, form, shapes)
+    step = compile_for_shapes(run.request.config, run.mesh, form, shapes)
+    meet("compiled")
+    return step
 
 
 @functools.lru_cache(maxsize=4)

@@ -156,8 +156,18 @@ def agree(value: int) -> int:
 @contextlib.contextmanager
 def writer_first(what: str) -> Iterator[None]:
     """Process 0 runs the block before the others enter it, so that they find its caches."""
-    if jax.process_count() > 1 and not is_writer():
-        multihost_utils.sync_global_devices(what)
+    if not is_writer():
+        meet(what)
     yield
-    if jax.process_count() > 1 and is_writer():
+    if is_writer():
+        meet(what)
+
+
+def meet(what: str) -> None:
+    """Wait until every process is here; ``what`` names the place, the same in all of them.
+
+    On a CPU the first exchange of a group of devices waits for its members for 30 s only, because
+    Gloo connects them then; a later one waits longer (75 s seen).
+    """
+    if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
