@@ -314,8 +314,19 @@ def _write_cached(folder: Path, dataset: Any, camera: str) -> CachedFrames:
             frames = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
                 temporary / ARRAY_FILE, mode="w+", dtype=np.uint8, shape=shape
             )
+            _reserve_blocks(temporary / ARRAY_FILE)
             decode_into(dataset, camera, frames)
             frames.flush()
         digest = digest_frames(frames)
         write_json(temporary / FACTS_FILE, {"sha256": digest, "shape": list(shape)})
     return CachedFrames(path=folder / ARRAY_FILE, sha256=digest)
+
+
+def _reserve_blocks(path: Path) -> None:
+    """Take the disk space of the whole sparse file now. Raises OSError where there is too little.
+
+    Without it a mapped page that finds no block while decoding ends the process with SIGBUS. Where
+    a file system cannot reserve, the C library writes into each block instead (posix_fallocate(3)).
+    """
+    with path.open("r+b") as stream:
+        os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)

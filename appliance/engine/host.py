@@ -25,6 +25,13 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 ENGINE_PID = "APPLIANCE_ENGINE_PID"
 # Variables of the caller that could change what a stage computes.
 _REMOVED_PREFIXES = ("XLA_", "JAX_", "TF_", "OMP_", "MKL_", "OPENBLAS_", "NPY_", "HF_", "TORCH_")
+# What XLA is told so that one program gives the same bits in every process on the same GPU.
+# deterministic_ops takes scatters, convolutions and matrix products that add up in one order, and
+# fails to compile what has no such form. Autotuning takes the kernel that was fastest in a
+# measurement, which may be another one, with other bits, in the next process: level 0 measures
+# nothing (deterministic_ops implies that in the XLA of today, openxla/xla#16635; said here all the
+# same). Both have a price in speed. No GPU was at hand: neither has been seen to work.
+DETERMINISTIC_GPU_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 _PR_SET_PDEATHSIG = 1
 _REMOVED = ("PJRT_NPROC", "PYTHONHASHSEED", "PYTHONPATH", "PYTHONSTARTUP", "ATEN_CPU_CAPABILITY")
 
@@ -39,7 +46,7 @@ def pinned_environment(
     threads = str(cpu_threads)
     flags = [f"--xla_cpu_max_isa={cpu_max_isa}"]
     if gpus:
-        flags.append("--xla_gpu_exclude_nondeterministic_ops=true")
+        flags.extend(DETERMINISTIC_GPU_FLAGS)
     return {
         "XLA_FLAGS": " ".join(flags),
         "PJRT_NPROC": threads,

@@ -170,6 +170,9 @@ def container_settings(
         "host": settings,
         "create": {
             "user": user,
+            # Processes that train together meet at the name of their machine (Gloo resolves it),
+            # and without a network the engine writes no other name than this into /etc/hosts.
+            "hostname": "localhost",
             "environment": dict(environment),
             "labels": dict(labels),
             "working_dir": TMP,

@@ -12,7 +12,7 @@ import importlib.metadata
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from appliance.simulator.checkout_worker import RUNTIME
 from appliance.stages import dataset, evaluate, norm_stats, plan, train
 from appliance.stages.environment import PACKAGE_DIR, source_digests
 from appliance.stages.installed import KnownDigests, examine_files
+from appliance.training.platform import GPU_PACKAGES
 
 INVENTORY_VERSION = 1
 OWN_DISTRIBUTION = "plan-star-appliance"
@@ -39,7 +40,8 @@ ROBOTWIN_ASSETS = Path("/opt/robotwin-assets")
 """Where an image has RoboTwin's assets, if it was built with them."""
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 # Beside what the stages name: what they reach through others, and the planner on a GPU.
-_FURTHER = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-curobo", "warp-lang", "setuptools")
+_FURTHER = ("nvidia-curobo", "warp-lang", "setuptools")
+JAX_ON_GPUS = "jax-cuda12-plugin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +162,14 @@ def normalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def packages_that_matter() -> frozenset[str]:
-    """Distributions whose installed bytes decide a stage's result."""
+def packages_that_matter(installed: Container[str]) -> frozenset[str]:
+    """Distributions whose bytes decide a stage's result where the ``installed`` ones are.
+
+    CUDA's do where jax can compute with them, and not where torch alone has brought them.
+    """
     named = {name for stage in _stages() for name in stage.packages}
-    return frozenset(map(normalize_name, {*named, *_FURTHER}))
+    on_gpus = GPU_PACKAGES if JAX_ON_GPUS in installed else ()
+    return frozenset(map(normalize_name, {*named, *_FURTHER, *on_gpus}))
 
 
 def _stages() -> tuple[Any, ...]:
@@ -185,20 +191,21 @@ def _rooms() -> Iterable[str]:
 
 
 def _distributions(environment: str, folders: list[Path] | None) -> list[dict[str, Any]]:
-    matter = packages_that_matter()
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, importlib.metadata.Distribution] = {}
     path = sys.path if folders is None else list(map(str, folders))
     for item in importlib.metadata.distributions(path=path):
-        name = normalize_name(item.metadata["Name"])
-        if name in found:  # the first on the path is the one imported
-            continue
-        found[name] = {
+        # The first on the path is the one imported.
+        found.setdefault(normalize_name(item.metadata["Name"]), item)
+    matter = packages_that_matter(found)
+    return [
+        {
             "name": name,
             "version": item.version,
             "environment": environment,
             **(_installed_bytes(item) if name in matter else {}),
         }
-    return list(found.values())
+        for name, item in found.items()
+    ]
 
 
 def _installed_bytes(item: importlib.metadata.Distribution) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from typing import Any
 from appliance.errors import StorageError
 from appliance.manifest.model import Manifest
 from appliance.stages.definition import Stage, StageContext
+from appliance.stages.registry import find_stage
 from appliance.stages.run_folder import RunFolder
 from appliance.stages.train import layout_of, stage_request
-from appliance.stages.train import stage as train_stage
 
 NAME = "spot_check"
 
@@ -64,7 +64,7 @@ def read_spot_check(folder: RunFolder) -> SpotCheck:
 
 def stage(manifest: Manifest, check: SpotCheck) -> Stage:
     """The stage that takes the steps of ``check`` again."""
-    train = train_stage(with_plan=manifest.plan is not None)
+    train = find_stage(manifest, "train")
 
     def run(context: StageContext) -> None:
         from appliance.training.processes import run_by_layout

@@ -39,8 +39,9 @@ from appliance.training.mesh import (
     agree,
     batch_sharding,
     describe_mesh,
-    gather_tree,
+    gather_to_writer,
     local_slots,
+    meet,
     place_batch,
     place_tree,
     tree_shardings,
@@ -158,12 +159,17 @@ def place_constants(run: Run) -> Constants:
 
 
 def compile_step(run: Run, state: TrainState, constants: Constants) -> StepFunction:
-    """The train step, compiled for the shapes of this run's batches and for its mesh."""
+    """The train step, compiled for the shapes of this run's batches and for its mesh.
+
+    Returns when every process has compiled it.
+    """
     example = to_model(stack_items([run.inputs.items[(0, 0, 0)]] * run.request.batch))
     example[STATE_NOISE] = constants.state_noise
     leaves, form = jax.tree.flatten((state, example, constants.run_key, np.float32(0)))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return compile_for_shapes(run.request.config, run.mesh, form, shapes)
+    step = compile_for_shapes(run.request.config, run.mesh, form, shapes)
+    meet("compiled")
+    return step
 
 
 @functools.lru_cache(maxsize=4)
@@ -229,9 +235,13 @@ def check_rows(step: int, rows_B: Rows, loaded: Rows) -> Rows:
     return rows_B
 
 
-def parameter_root(state: TrainState) -> str:
-    """One SHA-256 over the digests of the live trained leaves, whatever devices hold them."""
-    return sha256_json(digest_leaves(gather_tree(state.trained)))
+def parameter_root(state: TrainState) -> str | None:
+    """One SHA-256 over the digests of the live trained leaves, whatever devices hold them.
+
+    None in a process that does not write.
+    """
+    trained = gather_to_writer(state.trained)
+    return None if trained is None else sha256_json(digest_leaves(trained))
 
 
 class Recorder:
@@ -340,8 +350,8 @@ class Saver:
         start_s = time.monotonic()
         kept = self.run.request.is_kept(done)
         with self.watch.measure("save"):
-            gathered = gather_tree(state)
-            if self.run.writes:
+            gathered = gather_to_writer(state)
+            if gathered is not None:
                 self.run.journal.flush()
                 self.run.checkpoints.save(gathered, chain=self.run.journal.digest, kept=kept)
         self.saved_s = time.monotonic()

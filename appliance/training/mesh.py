@@ -103,10 +103,26 @@ def gather_tree(tree: Tree) -> Tree:
     return gathered
 
 
+def gather_to_writer(tree: Tree) -> Tree | None:
+    """``gather_tree`` on process 0; None on the others, which take part and keep no leaf."""
+    if is_writer():
+        return gather_tree(tree)
+    for leaf in filter(_is_scattered, jax.tree.leaves(tree)):
+        _gather_leaf(leaf)
+    return None
+
+
 def _gather_leaf(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+    if _is_scattered(leaf):
         return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
+
+
+def _is_scattered(leaf: Any) -> bool:
+    """Whether this process cannot see the whole leaf; the same on every process."""
+    return isinstance(leaf, jax.Array) and not (
+        leaf.is_fully_addressable or leaf.is_fully_replicated
+    )
 
 
 def describe_mesh(mesh: Mesh, tree: Any) -> dict[str, Any]:
@@ -140,8 +156,18 @@ def agree(value: int) -> int:
 @contextlib.contextmanager
 def writer_first(what: str) -> Iterator[None]:
     """Process 0 runs the block before the others enter it, so that they find its caches."""
-    if jax.process_count() > 1 and not is_writer():
-        multihost_utils.sync_global_devices(what)
+    if not is_writer():
+        meet(what)
     yield
-    if jax.process_count() > 1 and is_writer():
+    if is_writer():
+        meet(what)
+
+
+def meet(what: str) -> None:
+    """Wait until every process is here; ``what`` names the place, the same in all of them.
+
+    On a CPU the first exchange of a group of devices waits for its members for 30 s only, because
+    Gloo connects them then; a later one waits longer (75 s seen).
+    """
+    if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)

@@ -13,6 +13,28 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "torch", "numpy", "lerobot", "av")
+# What jax computes with on GPUs. torch brings most of them to machines without any, where they
+# decide nothing.
+GPU_PACKAGES = (
+    "jax-cuda12-pjrt",
+    "jax-cuda12-plugin",
+    "nvidia-cublas-cu12",
+    "nvidia-cuda-cupti-cu12",
+    "nvidia-cuda-nvcc-cu12",
+    "nvidia-cuda-nvrtc-cu12",
+    "nvidia-cuda-runtime-cu12",
+    "nvidia-cudnn-cu12",
+    "nvidia-cufft-cu12",
+    "nvidia-cufile-cu12",
+    "nvidia-curand-cu12",
+    "nvidia-cusolver-cu12",
+    "nvidia-cusparse-cu12",
+    "nvidia-cusparselt-cu12",
+    "nvidia-nccl-cu12",
+    "nvidia-nvjitlink-cu12",
+    "nvidia-nvshmem-cu12",
+    "nvidia-nvtx-cu12",
+)
 VARIABLES = (
     "XLA_FLAGS",
     "PJRT_NPROC",
@@ -44,8 +66,9 @@ def describe_platform() -> dict[str, Any]:
     import jax
     import torch
 
+    packages = (*PACKAGES, *(GPU_PACKAGES if jax.default_backend() == "gpu" else ()))
     return {
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "system": platform.system(),

@@ -62,6 +62,7 @@ class _Failure:
 
     error: ApplianceError | None
     text: str = ""
+    advice: str = "What was saved is kept: run the same command again to continue."
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +193,18 @@ def _explain(failures: Sequence[tuple[_Member, _Failure]]) -> ApplianceError:
     for _, failure in failures:
         if failure.error is not None:
             return failure.error
-    again = "What was saved is kept: run the same command again to continue."
     for member, failure in failures:
         member.process.join(GRACE_S)
         code = member.process.exitcode
         if not failure.text and code is not None and code < 0:
             return StageFailedError(
-                f"{member.process.name} was ended by {signal.Signals(-code).name}. {again}"
+                f"{member.process.name} was ended by {signal.Signals(-code).name}. {failure.advice}"
             )
     member, failure = failures[0]
     reason = failure.text or f"exit code {member.process.exitcode}"
-    return StageFailedError(f"{member.process.name} stopped unexpectedly ({reason}). {again}")
+    return StageFailedError(
+        f"{member.process.name} stopped unexpectedly ({reason}). {failure.advice}"
+    )
 
 
 def _run_member(connection: Connection, start: _Start) -> None:
@@ -213,6 +215,8 @@ def _run_member(connection: Connection, start: _Start) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the collectives library prints there
     logging.basicConfig(level=start.level if start.rank == 0 else logging.ERROR)
     import jax
+
+    from appliance.training.mesh import meet
 
     def on_progress(done: int, total: int, text: str) -> None:
         if start.rank == 0:
@@ -227,13 +231,37 @@ def _run_member(connection: Connection, start: _Start) -> None:
             local_device_ids=layout.local_gpus(start.rank),
             coordinator_bind_address=start.address,
         )
+        _start_devices(connection)
+        meet("started")
         start.work(on_progress)
         jax.distributed.shutdown()  # type: ignore[no-untyped-call]
     except ApplianceError as error:
         _leave(connection, _Failure(error))
     except jax.errors.JaxRuntimeError as error:
-        _leave(connection, _Failure(None, str(error).splitlines()[0][:300]))
+        _leave(connection, _Failure(None, _first_line(error)))
     connection.send(_Done())
+
+
+def _start_devices(connection: Connection) -> None:
+    """Let jax take its devices and meet the other processes; leaves when it cannot."""
+    import jax
+
+    try:
+        jax.devices()
+    except RuntimeError as error:  # jax has no class of its own for a backend that does not start
+        text = _first_line(error)
+        advice = (
+            "On a CPU the processes meet at the name of this machine, which does not lead to it:"
+            f" add the line `127.0.0.1 {socket.gethostname()}` to /etc/hosts, or set"
+            " train.processes: 1."
+            if "gloo" in text
+            else "`appliance doctor` says what the machine has; then run the same command again."
+        )
+        _leave(connection, _Failure(None, text, advice))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _leave(connection: Connection, failure: _Failure) -> None:

@@ -91,7 +91,8 @@ def prepare_run(
             with storage_errors(folder, "making the output folders"):
                 folder.mkdir(parents=True, exist_ok=True)
         claim_folder(checkpoints, request, describe_identity(request, inputs, rate))
-        check_free_space(checkpoints.folder, expect_bytes(request))
+        newest = max((position.step for position in checkpoints.positions()), default=-1)
+        check_free_space(checkpoints.folder, expect_bytes(request, newest))
         copy_plan(inputs, content_dir, checkpoints.folder)
     return Run(
         request=request,
@@ -180,13 +181,18 @@ def abstract_state(request: TrainRequest) -> TrainState:
     return shapes
 
 
-def expect_bytes(request: TrainRequest) -> int:
-    """About how much the run's checkpoints take on disk, one resume point included."""
+def expect_bytes(request: TrainRequest, newest: int) -> int:
+    """About how much disk the checkpoints after step ``newest`` take, one resume point included.
+
+    ``newest`` is the step of the newest checkpoint that is there, -1 without any. Nothing is needed
+    by a run whose last one is there.
+    """
+    missing = sum(map(request.is_kept, range(newest + 1, request.num_train_steps + 1)))
+    if not missing:
+        return 0
     shapes = abstract_state(request)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    interval = request.save_interval
-    kept = 1 if interval is None else -(-request.num_train_steps // interval)
-    return int(size * (kept + 1))
+    return int(size * (missing + 1))
 
 
 def restore_or_start(run: Run) -> TrainState:

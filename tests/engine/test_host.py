@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.engine.host import pinned_environment, run_stage_process, stage_environment
+from appliance.engine.host import (
+    DETERMINISTIC_GPU_FLAGS,
+    pinned_environment,
+    run_stage_process,
+    stage_environment,
+)
 from appliance.errors import StageFailedError
 
 PINNED = {"cpu_threads": 2, "cpu_max_isa": "AVX2", "gpus": 0}
@@ -28,6 +33,16 @@ def test_variables_that_decide_bits_are_pinned_over_the_callers(
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
     assert "NPY_DISABLE_CPU_FEATURES" not in environment
     assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_on_gpus_xla_measures_no_kernels_and_may_use_only_deterministic_ones(
+    tmp_path: Path,
+) -> None:
+    flags = pinned_environment(**{**PINNED, "gpus": 1}, scratch_dir=tmp_path)["XLA_FLAGS"].split()
+    assert flags == ["--xla_cpu_max_isa=AVX2", *DETERMINISTIC_GPU_FLAGS]
+    # jaxlib ends a process that is given a flag it does not know.
+    environment = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=environment, check=True)
 
 
 def test_the_pinned_thread_count_reaches_jax_and_torch(tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def test_a_container_has_no_network_no_capabilities_and_limits(exposure: Exposur
     assert "device_requests" not in host
     assert settings["create"]["user"] == f"{os.getuid()}:{os.getgid()}"
     assert settings["create"]["environment"] == {"A": "1"}
+    assert settings["create"]["hostname"] == "localhost"
 
 
 def test_gpus_come_with_the_graphics_capability_and_the_callers_choice(

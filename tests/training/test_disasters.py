@@ -31,25 +31,37 @@ def can_mount() -> bool:
     return subprocess.run(probe, check=False, capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(not can_mount(), reason="this machine allows no mount of a small disk")
+def tell_full_disk(environment: dict[str, str], story: str, disk: Path, *more: Path) -> None:
+    """Run a story of ``tests.training.full_disk`` on a small disk at ``disk``."""
+    disk.mkdir()
+    command = [sys.executable, "-m", "tests.training.full_disk", story, disk, *more]
+    done = subprocess.run(
+        mount_privately(*command), check=False, cwd=ROOT, env=environment, stderr=subprocess.PIPE
+    )
+    shown = done.stderr.decode()
+    assert done.returncode == 0, shown[-2000:]
+    assert "Traceback" not in shown
+
+
+needs_mounts = pytest.mark.skipif(
+    not can_mount(), reason="this machine allows no mount of a small disk"
+)
+
+
+@needs_mounts
 def test_a_disk_that_gets_full_while_saving_leaves_the_last_checkpoint_and_the_run_goes_on(
     assets: Path, child_environment: dict[str, str], tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole"
     run(make_request(assets, sampling_plan_path=assets / "plan", save_interval=2), whole)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = [sys.executable, "-m", "tests.training.full_disk", assets, whole, disk]
-    done = subprocess.run(
-        mount_privately(*command),
-        check=False,
-        cwd=ROOT,
-        env=child_environment,
-        stderr=subprocess.PIPE,
-    )
-    shown = done.stderr.decode()
-    assert done.returncode == 0, shown[-2000:]
-    assert "Traceback" not in shown
+    tell_full_disk(child_environment, "saving", tmp_path / "disk", assets, whole)
+
+
+@needs_mounts
+def test_a_disk_that_gets_full_while_decoding_is_an_error_and_no_signal(
+    child_environment: dict[str, str], tmp_path: Path
+) -> None:
+    tell_full_disk(child_environment, "decoding", tmp_path / "disk")
 
 
 @pytest.mark.parametrize("main_thread_hears", [False, True])

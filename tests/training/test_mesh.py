@@ -16,12 +16,21 @@ import pytest
 
 from appliance.errors import PlanError, StageFailedError, TrainingError
 from appliance.policy.parameters import abstract_params, flatten_params
-from appliance.policy.presets import PRESETS
-from appliance.training import processes
-from appliance.training.mesh import build_mesh, choose_axis, leaf_sharding, local_slots
+from appliance.policy.presets import PRESETS, TrainConfig
+from appliance.training import mesh, processes
+from appliance.training.checkpoints import CheckpointFolder
+from appliance.training.mesh import (
+    build_mesh,
+    choose_axis,
+    gather_to_writer,
+    leaf_sharding,
+    local_slots,
+)
 from appliance.training.processes import Folders, Layout, train_by_layout
+from appliance.training.request import ProgressCallback
+from appliance.training.run import abstract_state
 from tests.conftest import ROOT
-from tests.training.small_run import make_request, read_content, run
+from tests.training.small_run import WIDE_CONFIG, make_request, read_content, run
 
 STEPS = 4
 LOSS_TOLERANCE = 1e-5
@@ -29,6 +38,11 @@ LOSS_TOLERANCE = 1e-5
 
 LATER_TOLERANCE = 1e-3
 """The same after 32 steps, in which differences grow."""
+
+LEAF_TOLERANCE = 1e-6
+"""The same for a leaf's elements after four steps."""
+
+HURRIED = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 LAYOUTS = {"one": (1, 1, 1), "four": (2, 2, 2)}
 """Processes, CPU devices of each, devices that share one copy."""
@@ -39,7 +53,7 @@ def runs(
     assets: Path, child_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """The same run on every layout, each in processes of its own, compiled in a hurry."""
-    environment = {**child_environment, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = {**child_environment, **HURRIED}
     folder = tmp_path_factory.mktemp("layouts")
     for name, (count, devices, fsdp) in LAYOUTS.items():
         arguments = [
@@ -97,17 +111,105 @@ def test_the_layout_is_really_in_force_and_changes_no_draw(runs: dict[str, Path]
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_checkpoints_of_every_layout_hold_the_same_leaves(runs: dict[str, Path]) -> None:
-    found = [json.loads(read_content(out)["checkpoint_leaves.json"]) for out in runs.values()]
-    assert all(list(each) == [str(STEPS)] for each in found)
-    assert len({tuple(each[str(STEPS)]) for each in found}) == 1
+    """Up to the order in which devices add up a batch: whole leaves, each part in its place."""
+    expected, found = (read_last_state(out / "artifacts", WIDE_CONFIG) for out in runs.values())
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(found[path], leaf, rtol=0, atol=LEAF_TOLERANCE, err_msg=path)
+
+
+def read_last_state(artifacts: Path, config: TrainConfig) -> dict[str, Any]:
+    """Every leaf of the newest checkpoint: parameters, average, optimizer, step."""
+    folder = artifacts / "checkpoints" / config.name / "test"
+    checkpoints = CheckpointFolder(folder, asset_id="", norm_stats_json=b"")
+    template = abstract_state(make_request(folder, config=config))
+    state = checkpoints.restore(checkpoints.positions()[0], template)
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
 
 
 def train_by_two(
-    assets: Path, out: Path, *, on_progress: Any = lambda *_: None, **changes: Any
+    assets: Path,
+    out: Path,
+    *,
+    cpu_devices: int = 1,
+    on_progress: Any = lambda *_: None,
+    **changes: Any,
 ) -> None:
-    folders = Folders(content=out / "content", observed=out / "observed", artifacts=out / "a")
+    folders = Folders(
+        content=out / "content", observed=out / "observed", artifacts=out / "artifacts"
+    )
     request = make_request(assets, sampling_plan_path=assets / "plan", **changes)
-    train_by_layout(request, folders, Layout(processes=2), on_progress)
+    train_by_layout(request, folders, Layout(processes=2, cpu_devices=cpu_devices), on_progress)
+
+
+@pytest.fixture
+def members(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The processes of the run that was started last."""
+    started: list[Any] = []
+    start_members = processes._start_members
+
+    def remember(*arguments: Any) -> Any:
+        started[:] = start_members(*arguments)
+        return started
+
+    monkeypatch.setattr(processes, "_start_members", remember)
+    return started
+
+
+def kill_the_second(members: list[Any]) -> ProgressCallback:
+    """Kill process 1 once the first resume point of a run that saves each step is there."""
+
+    def kill(done: int, total: int, text: str) -> None:
+        if done >= 2 and text.startswith("loss"):
+            os.kill(members[1].process.pid, signal.SIGKILL)
+
+    return kill
+
+
+def first_steps(out: Path) -> list[int]:
+    """The step that each session of a run began at."""
+    timing = json.loads((out / "observed" / "timing.json").read_text())
+    return [each["first_step"] for each in timing["sessions"]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_state_that_is_cut_over_two_processes_resumes_bit_for_bit(
+    assets: Path,
+    runs: dict[str, Path],
+    child_environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    members: list[Any],
+) -> None:
+    for name, value in {**child_environment, **HURRIED}.items():
+        monkeypatch.setenv(name, value)
+    wide = {
+        "config": WIDE_CONFIG,
+        "num_train_steps": STEPS,
+        "sampler": "counter",
+        "save_interval": 10,
+        "fsdp_devices": 2,
+        "cpu_devices": 2,
+    }
+    with pytest.raises(StageFailedError, match=r"^training-1 was ended by SIGKILL"):
+        train_by_two(
+            assets,
+            tmp_path,
+            on_progress=kill_the_second(members),
+            resume_interval_s=0.0,
+            **wide,
+        )
+    train_by_two(assets, tmp_path, **wide)
+    assert 0 < first_steps(tmp_path)[-1] < STEPS
+    assert read_content(tmp_path) == read_content(runs["four"])
+    found, expected = (
+        read_last_state(out / "artifacts", WIDE_CONFIG) for out in (tmp_path, runs["four"])
+    )
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path)
 
 
 @pytest.mark.slow
@@ -117,37 +219,21 @@ def test_two_processes_resume_bit_for_bit_and_a_killed_one_ends_the_other(
     child_environment: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    members: list[Any],
 ) -> None:
     for name, value in child_environment.items():
         monkeypatch.setenv(name, value)
-    started: list[Any] = []
-    start_members = processes._start_members
-
-    def remember(*arguments: Any) -> Any:
-        started[:] = start_members(*arguments)
-        return started
-
-    monkeypatch.setattr(processes, "_start_members", remember)
-
-    def kill_the_second(done: int, total: int, text: str) -> None:
-        if done >= 2 and text.startswith("loss"):  # the first resume point is there
-            os.kill(started[1].process.pid, signal.SIGKILL)
-
     with pytest.raises(StageFailedError, match=r"^training-1 was ended by SIGKILL\. What was"):
         train_by_two(
             assets,
             tmp_path / "killed",
-            on_progress=kill_the_second,
+            on_progress=kill_the_second(members),
             num_train_steps=STEPS * 8,
             resume_interval_s=0.0,
         )
-    assert all(member.process.exitcode is not None for member in started)
+    assert all(member.process.exitcode is not None for member in members)
     train_by_two(assets, tmp_path / "killed", num_train_steps=STEPS * 8)
-    first_steps = [
-        each["first_step"]
-        for each in json.loads((tmp_path / "killed/observed/timing.json").read_text())["sessions"]
-    ]
-    assert 0 < first_steps[-1] < STEPS * 8
+    assert 0 < first_steps(tmp_path / "killed")[-1] < STEPS * 8
     train_by_two(assets, tmp_path / "whole", num_train_steps=STEPS * 8)
     assert read_content(tmp_path / "killed") == read_content(tmp_path / "whole")
     alone = make_request(assets, sampling_plan_path=assets / "plan", num_train_steps=STEPS * 8)
@@ -214,3 +300,12 @@ def test_one_device_holds_everything_whole() -> None:
     assert mesh.size == jax.device_count() == 1
     assert leaf_sharding(mesh, (4096, 4096), np.float32).is_fully_replicated
     assert local_slots(32) == range(32)
+
+
+def test_only_the_writer_keeps_what_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = {"a": jax.numpy.arange(3), "b": jax.numpy.ones((2, 2))}
+    gathered = gather_to_writer(tree)
+    assert gathered is not None
+    assert {name: type(leaf) for name, leaf in gathered.items()} == dict.fromkeys("ab", np.ndarray)
+    monkeypatch.setattr(mesh, "is_writer", lambda: False)
+    assert gather_to_writer(tree) is None

@@ -18,6 +18,7 @@ from appliance.policy.checkpoint import save_params
 from appliance.policy.initialization import init_params
 from appliance.policy.parameters import flatten_params, nest_params
 from appliance.training.request import InitialWeights, TrainRequest, check_request
+from appliance.training.run import expect_bytes
 from tests.training.small_run import CONFIG, make_request, read_content, run
 
 pytestmark = pytest.mark.usefixtures("compiled_dir")
@@ -108,6 +109,20 @@ def test_a_plan_that_cannot_be_copied_beside_the_checkpoints_is_an_error(
     )
     text = refuse(make_request(assets, sampling_plan_path=plan), tmp_path / "out", 12)
     assert "plan_arrays.npz" in text
+
+
+def test_only_checkpoints_still_to_be_saved_need_disk_space(assets: Path) -> None:
+    request = make_request(assets, num_train_steps=6, save_interval=2)
+    last = expect_bytes(replace(request, save_interval=None), -1)  # and a resume point
+    needed = {newest: expect_bytes(request, newest) for newest in (-1, 2, 3, 4, 5, 6)}
+    assert needed == {
+        -1: 2 * last,
+        2: 1.5 * last,
+        3: 1.5 * last,
+        4: last,
+        5: last,
+        6: 0,
+    }
 
 
 @pytest.mark.parametrize("sampler", ["torch", "counter"])
