@@ -43,6 +43,7 @@ def lay_out(
     """The folder of a train stage that kept checkpoints with these ``leaves``, by step."""
     files = TrainedFiles(content=place / "content", artifacts=place / "artifacts")
     write_json(files.content / "checkpoint_leaves.json", dict(leaves))
+    write_json(files.content / "run_summary.json", {})
     for step, digests in leaves.items():
         position = {"step": int(step), "chain": chain, "leaves": digests, "state_digest": "0"}
         write_json(files.checkpoints(manifest) / step / "position.json", position)
