@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from appliance.errors import PlanError, StageFailedError, TrainingError
+from appliance.norm_stats.files import NORM_STATS_FILE
 from appliance.policy.parameters import abstract_params, flatten_params
 from appliance.policy.presets import PRESETS, TrainConfig
 from appliance.training import mesh, processes
@@ -121,8 +122,12 @@ def test_checkpoints_of_every_layout_hold_the_same_leaves(runs: dict[str, Path])
 def read_last_state(artifacts: Path, config: TrainConfig) -> dict[str, Any]:
     """Every leaf of the newest checkpoint: parameters, average, optimizer, step."""
     folder = artifacts / "checkpoints" / config.name / "test"
-    checkpoints = CheckpointFolder(folder, asset_id="", norm_stats_json=b"")
-    template = abstract_state(make_request(folder, config=config))
+    request = make_request(folder, config=config)
+    statistics = next(folder.glob(f"[0-9]*/assets/{request.asset}/{NORM_STATS_FILE}"))
+    checkpoints = CheckpointFolder(
+        folder, asset_id=request.asset, norm_stats_json=statistics.read_bytes()
+    )
+    template = abstract_state(request)
     state = checkpoints.restore(checkpoints.positions()[0], template)
     flat, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
