@@ -27,6 +27,7 @@ ANSWERS: Mapping[str, Answer] = {
     "GET /version": (200, {"ApiVersion": "1.41"}),
     "GET /info": (200, {"NCPU": 2, "MemTotal": 8 << 30, "Driver": "stand-in"}),
     "GET /containers/json": (200, []),
+    "GET /images/json": (200, []),
     "POST /containers/create": (201, {"Id": NAME}),
     f"GET /containers/{NAME}/json": (
         200,
