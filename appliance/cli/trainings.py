@@ -124,7 +124,9 @@ def _train(
         with show_progress("train") as progress:
             train_by_layout(request, folders, layout_of(part, gpus=gpus), progress)
     except KeyboardInterrupt:
-        typer.echo("\nWhat was saved is kept. To go on, say --resume (and not --overwrite).", err=True)
+        typer.echo(
+            "\nWhat was saved is kept. To go on, say --resume (and not --overwrite).", err=True
+        )
         raise
 
 

@@ -14,9 +14,7 @@ from pathlib import Path
 import jax
 
 from appliance.errors import CheckpointError, TrainingError
-from appliance.policy.checkpoint import digest_leaves
-from appliance.policy.parameters import nest_params
-from appliance.training.checkpoints import POSITION_FILE, CheckpointFolder, Position
+from appliance.training.checkpoints import CheckpointFolder, Position
 from appliance.training.inputs import TrainInputs, read_inputs
 from appliance.training.journal import CHAIN_START, Journal
 from appliance.training.loop import (
@@ -119,11 +117,6 @@ def _start_state(run: Run, passage: Passage) -> tuple[TrainState, str]:
     position = _find_position(run.checkpoints, passage.first_step)
     template = abstract_state(run.request)
     state = run.checkpoints.restore(position, template)
-    if digest_leaves(nest_params(state.served)) != dict(position.leaves):
-        raise CheckpointError(
-            f"{position.folder}: its parameters are not those that its {POSITION_FILE} names. Take"
-            " the original's checkpoint, or begin at step 0."
-        )
     return place_tree(state, tree_shardings(run.mesh, template)), position.chain
 
 

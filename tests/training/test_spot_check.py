@@ -99,7 +99,9 @@ def test_parameters_that_are_not_those_named_beside_them_are_refused(
     claimed = json.loads((copy / "4" / "position.json").read_bytes())["leaves"]
     position.write_text(json.dumps({**value, "leaves": claimed}))
     passage = Passage(first_step=2, num_steps=1, checkpoints=copy)
-    with pytest.raises(CheckpointError, match="not those that its position"):
+    with pytest.raises(
+        CheckpointError, match=r"not what was saved \(parameters or their digests\)"
+    ):
         replay_steps(planned, passage, tmp_path / "out", ignore_progress)
 
 
