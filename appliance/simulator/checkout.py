@@ -63,24 +63,6 @@ class CheckoutSpec(SceneSpec):
     shader: str = "rt"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckoutDigests:
-    """What RoboTwin's results depend on, by content: its code and texts, and its assets."""
-
-    code: str
-    assets: str
-
-
-def digest_checkout(root: Path, python: Path, layout: str = CHECKOUT) -> CheckoutDigests:
-    """Read every file that a result may depend on (assets may be many gigabytes).
-
-    Compiled Python is left out. Raises SimulatorError when ``root`` does not hold what ``layout``
-    needs, RuntimeMissingError when ``python`` has no runtime, StorageError.
-    """
-    check_layout(root, layout)
-    return CheckoutDigests(code=digest_code(root, python, layout), assets=digest_assets(root))
-
-
 def digest_assets(root: Path) -> str:
     """The tree digest of the assets below ``root``: gigabytes are read. Raises StorageError."""
     place = root / ASSETS_FOLDER
@@ -88,7 +70,7 @@ def digest_assets(root: Path) -> str:
 
 
 def digest_code(root: Path, python: Path, layout: str = CHECKOUT) -> str:
-    """The tree digest of RoboTwin's code, settings and texts.
+    """The tree digest of RoboTwin's code, settings and texts; compiled Python is left out.
 
     Raises StorageError, RuntimeMissingError.
     """

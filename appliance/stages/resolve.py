@@ -111,13 +111,13 @@ def _checkout_digests(manifest: Manifest, root: Path, environment: Environment) 
     """
     from appliance.simulator import checkout
     from appliance.simulator.checkout_worker import RUNTIME
-    from appliance.stages.simulators import layout_of
+    from appliance.stages.simulators import robotwin_layout
 
     part = manifest.eval.checkout
     if part is None:
         return {}
     python = places_for_stages(manifest)["eval.checkout.python"]
-    layout, own = layout_of(manifest), _robotwin_of_image(python, environment)
+    layout, own = robotwin_layout(manifest), _robotwin_of_image(python, environment)
     if own is not None and root == ROBOTWIN_ASSETS:
         assets = own["assets"]
     else:

@@ -73,7 +73,7 @@ def choose_simulator(
         spec = CheckoutSpec(
             root=files["eval.checkout.path"],
             python=files["eval.checkout.python"],
-            layout=layout_of(manifest),
+            layout=robotwin_layout(manifest),
             **asked,
         )
         record |= {**spec.as_record(), **_describe_checkout(spec)}
@@ -95,7 +95,7 @@ def picture_size(height_px: int, width_px: int) -> tuple[int, int]:
     return (width_px, height_px) if width_px * high == height_px * wide else ROBOTWIN_IMAGE_SIZE
 
 
-def layout_of(manifest: Manifest) -> str:
+def robotwin_layout(manifest: Manifest) -> str:
     """How RoboTwin lies in ``eval.checkout``: a checkout, or assets for the installed runtime."""
     from appliance.simulator.checkout_worker import CHECKOUT, RUNTIME
 

@@ -13,9 +13,12 @@ import sysconfig
 import venv
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
+from appliance.simulator.checkout import check_layout, digest_assets, digest_code
+from appliance.simulator.checkout_worker import CHECKOUT
 from appliance.simulator.embodiment import make_stand_in
 from tests.conftest import ROOT
 
@@ -142,6 +145,18 @@ def _install_parts(envs: Path, settings: Path) -> None:
     (envs / "robot" / "planner.py").write_text(PLANNER, "utf-8")
     _append(envs / "robot" / "__init__.py", SET_PLANNER)
     _append(envs / "__init__.py", SHADER)
+
+
+class Digests(NamedTuple):
+    """What RoboTwin's results depend on."""
+
+    code: str
+    assets: str
+
+
+def digest_checkout(root: Path, python: Path, layout: str = CHECKOUT) -> Digests:
+    check_layout(root, layout)
+    return Digests(code=digest_code(root, python, layout), assets=digest_assets(root))
 
 
 def make_environment(folder: Path) -> Path:

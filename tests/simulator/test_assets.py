@@ -16,7 +16,6 @@ from appliance.errors import RuntimeMissingError, SimulatorError
 from appliance.simulator.checkout import (
     CheckoutProcess,
     CheckoutSpec,
-    digest_checkout,
     find_runtime,
 )
 from appliance.simulator.checkout_worker import RUNTIME
@@ -24,6 +23,7 @@ from appliance.simulator.spec import SimulatorSpec
 from appliance.simulator.worker import SimulatorProcess
 from tests.simulator.stand_in_checkout import (
     CAMERA_SIZE,
+    digest_checkout,
     install_runtime,
     make_assets,
     make_environment,

@@ -24,7 +24,6 @@ from appliance.simulator.checkout import (
     CheckoutProcess,
     CheckoutSpec,
     check_layout,
-    digest_checkout,
     digest_environment,
 )
 from appliance.simulator.checkout_worker import pack, unpack
@@ -36,6 +35,7 @@ from tests.simulator.conftest import outlives_its_killed_parent
 from tests.simulator.stand_in_checkout import (
     CAMERA_SIZE,
     assemble_checkout,
+    digest_checkout,
     install_stand_in,
     make_environment,
 )

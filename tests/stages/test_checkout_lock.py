@@ -12,7 +12,7 @@ import pytest
 from appliance.engine.daemon import Image
 from appliance.errors import ImageError, ManifestError, SimulatorError
 from appliance.manifest.model import Manifest
-from appliance.simulator.checkout import digest_assets, digest_checkout, digest_environment
+from appliance.simulator.checkout import digest_assets, digest_environment
 from appliance.simulator.checkout_worker import RUNTIME
 from appliance.stages import inventory
 from appliance.stages.environment import source_digests
@@ -23,6 +23,7 @@ from appliance.stages.resolve import resolve_lock
 from tests.conftest import Appliance
 from tests.simulator.stand_in_checkout import (
     assemble_checkout,
+    digest_checkout,
     install_runtime,
     install_stand_in,
     make_assets,
