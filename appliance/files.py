@@ -105,6 +105,16 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def finish_folders(folder: Path, mode: int) -> None:
+    """Give ``folder`` and each below it this mode, whatever the umask was, and flush its entries.
+
+    Raises OSError.
+    """
+    for root, _, _ in os.walk(folder):
+        Path(root).chmod(mode)
+        sync_folder(Path(root))
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path, *, doing: str | None = None) -> Iterator[Path]:
     """Yield a fresh temporary folder beside ``path``; on success it takes the place of ``path``.

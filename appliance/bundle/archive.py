@@ -28,6 +28,7 @@ from appliance.bundle.findings import error
 from appliance.bundle.inventory import Collector, Inventory, KeptLimit
 from appliance.bundle.layout import (
     FILE_MODE,
+    FOLDER_MODE,
     BundleContentError,
     clash_order,
     describe_name_fault,
@@ -36,7 +37,7 @@ from appliance.bundle.layout import (
 )
 from appliance.digest import list_files, sha256_file
 from appliance.errors import NotABundleError
-from appliance.files import atomic_folder, storage_errors, sync_folder
+from appliance.files import atomic_folder, finish_folders, storage_errors, sync_folder
 
 ROOT: Final = "audit-bundle"
 BLOCK_BYTES: Final = tarfile.BLOCKSIZE
@@ -101,6 +102,7 @@ def unpack_bundle(archive: Path, bundle_dir: Path) -> None:
             with storage_errors(bundle_dir, f"unpacking {archive}"):
                 for member in read_members(archive):
                     _extract(member, folder)
+                finish_folders(folder, FOLDER_MODE)
         except ArchiveError as problem:
             raise NotABundleError(
                 f"{archive}: cannot be unpacked: {problem}. Get the archive again from its author."
@@ -315,10 +317,12 @@ def _write_members(stream: BinaryIO, bundle_dir: Path, names: list[str], level: 
 
 
 def _extract(member: Member, folder: Path) -> None:
+    """Write one file; the folders it lies in get their mode at the end."""
     target = folder / member.name
     target.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     with os.fdopen(handle, "wb") as writer:
+        os.fchmod(writer.fileno(), FILE_MODE)
         while piece := member.read(PIECE_BYTES):
             writer.write(piece)
         writer.flush()

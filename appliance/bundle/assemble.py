@@ -53,7 +53,7 @@ from appliance.bundle.statement import (
 )
 from appliance.bundle.step import Step
 from appliance.digest import CHUNK_BYTES, list_files, sha256_bytes, sha256_json
-from appliance.files import atomic_folder, storage_errors, sync_folder, write_atomic
+from appliance.files import atomic_folder, finish_folders, storage_errors, write_atomic
 
 # What the crate calls the day of a run that says nothing of its times.
 UNDATED = "1970-01-01"
@@ -124,7 +124,8 @@ def write_bundle(bundle_dir: Path, sources: BundleSources, key: SigningKey) -> B
                 f" over them is larger than {MAX_ATTESTATION_BYTES >> 20} MiB. Leave some out."
             )
         _write_all(folder, {ATTESTATION_FILE: attestation})
-        _finish_folders(folder)
+        with storage_errors(bundle_dir, "writing the bundle"):
+            finish_folders(folder, FOLDER_MODE)
     return BundleIdentity(
         path=bundle_dir,
         content_digest=identity,
@@ -305,11 +306,3 @@ def _write_all(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
     for path, data in files.items():
         write_atomic(folder / path, data, mode=FILE_MODE)
     return {path: sha256_bytes(data) for path, data in files.items()}
-
-
-def _finish_folders(folder: Path) -> None:
-    """Give every folder its mode, whatever the umask was, and flush its entries to disk."""
-    with storage_errors(folder, "writing the bundle"):
-        for root, _, _ in os.walk(folder):
-            Path(root).chmod(FOLDER_MODE)
-            sync_folder(Path(root))

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
+from appliance.bundle.archive import pack_bundle, unpack_bundle
 from appliance.bundle.assemble import (
     BundleSources,
     collect_files,
@@ -120,6 +122,20 @@ def test_bundle_that_cannot_be_finished_leaves_the_old_one_and_nothing_else(
         "bundle-sources",
         "keys",
     ]
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o077])
+def test_modes_are_those_that_are_signed_whatever_the_umask_is(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        made = make_bundle(tmp_path).path
+        pack_bundle(made, tmp_path / "a.tar.gz")
+        unpack_bundle(tmp_path / "a.tar.gz", tmp_path / "unpacked")
+    finally:
+        os.umask(before)
+    for folder in (made, tmp_path / "unpacked"):
+        assert verify_bundle(folder, key_dir=tmp_path / "keys").findings == ()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
 def test_bundle_is_replaced_whole(tmp_path: Path) -> None:
