@@ -16,6 +16,7 @@ from typing import Any
 from appliance.errors import CheckpointError, ReplayError, StorageError
 from appliance.evaluation.checkpoints import find_checkpoint, list_checkpoints
 from appliance.manifest.model import Manifest
+from appliance.replay.comparison import read_number
 from appliance.replay.reference import Reference
 from appliance.replay.results import find_run_folder, open_result, read_object
 from appliance.stages.definition import ARTIFACTS, CONTENT
@@ -157,7 +158,7 @@ def _describe_other_leaves(
 def _recorded(reference: Reference | None) -> Mapping[str, Any]:
     """The original's digests: step, leaf, SHA-256. Steps that are no numbers are left out."""
     every = _mapping(_train_facts(reference).get("checkpoints"))
-    return {step: every[step] for step in every if step.isascii() and step.isdecimal()}
+    return {step: every[step] for step in every if read_number(step) is not None}
 
 
 def _train_facts(reference: Reference | None) -> Mapping[str, Any]:

@@ -36,6 +36,7 @@ _SCENES = ("evaluate.trials.", "evaluate.episodes.")
 _MET_LIMIT = "timeout"
 CHECKPOINT_DIGEST = "evaluate.metrics.policy.params"
 _NO_LONGER_RECORDED = ("first_state_sha256",)
+MAX_DIGITS = 18
 
 
 class Outcome(StrEnum):
@@ -135,11 +136,18 @@ def walk(expected: Any, found: Any, path: str) -> Iterator[tuple[str, Any, Any]]
 def order_key(key: object) -> tuple[int, int, str]:
     """Numbers by value, then what causes before what follows in a step or episode, then names."""
     text = str(key)
-    if text.isdecimal():
-        return (0, int(text), "")
+    number = read_number(text)
+    if number is not None:
+        return (0, number, "")
     if text in _CAUSES_FIRST:
         return (1, _CAUSES_FIRST.index(text), "")
     return (2, 0, text)
+
+
+def read_number(text: str) -> int | None:
+    """The number of a step or an episode; None for any other text, overlong digits among them."""
+    is_one = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+    return int(text) if is_one else None
 
 
 def is_same(expected: Any, found: Any) -> bool:
@@ -206,7 +214,9 @@ class _FactJudge:
     def _tolerance(self, path: str, rule: Rule) -> float | None:
         if rule.tolerance is not None:
             return rule.tolerance
-        step = int(path.split(".")[2])
+        step = read_number(path.split(".")[2])
+        if step is None:
+            return None
         return step_tolerance(step, half_precision=self.setting.half_precision)
 
     def _met_limit(self, path: str) -> bool:

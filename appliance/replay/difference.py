@@ -13,7 +13,7 @@ from typing import Any
 
 from appliance.digest import digest_files
 from appliance.manifest.difference import changed_fields
-from appliance.replay.comparison import PART_ORDER, is_same, order_key, walk
+from appliance.replay.comparison import PART_ORDER, is_same, order_key, read_number, walk
 from appliance.replay.facts import read_stage_facts
 from appliance.replay.results import STAGE_NAMES, Result
 
@@ -154,9 +154,10 @@ def find_parting(kind: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Parti
         first, differing = lone[0], lone
         side = "A" if first in a else "B"
         rows = (Row(path=f"{kind} {first} is only in {side}", a=first in a, b=first in b),)
+    number = read_number(first)
     return Parting(
         kind=kind,
-        number=int(first) if first.isdecimal() else -1,
+        number=-1 if number is None else number,
         of=len(shared),
         differing=len(differing),
         rows=tuple(Row(path=row.path.replace(": .", ": "), a=row.a, b=row.b) for row in rows),

@@ -118,7 +118,8 @@ def test_training_goes_on_only_from_the_originals_checkpoint(
     )
     assert chain is not None
     assert "hash chain" in chain
-    for recorded, step in (({"20": LEAVES}, 10), ({"10": LEAVES}, 20), ({}, 10)):
+    nowhere = {"9" * 5000: LEAVES}
+    for recorded, step in (({"20": LEAVES}, 10), ({"10": LEAVES}, 20), ({}, 10), (nowhere, 10)):
         with pytest.raises(ReplayError, match=f"no checkpoint at step {step}"):
             describe_other_start(trained, manifest, recorded_as(recorded), step, is_bundle=True)
 

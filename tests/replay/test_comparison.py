@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.manifest.difference import ABSENT
-from appliance.replay.comparison import Outcome, Setting, compare_stage, show, walk
+from appliance.replay.comparison import (
+    Outcome,
+    Setting,
+    compare_stage,
+    order_key,
+    read_number,
+    show,
+    walk,
+)
 from appliance.replay.levels import Level, LevelStatus
 from appliance.replay.reference import choose_steps, expectations_path
 from appliance.replay.rules import (
@@ -226,6 +234,19 @@ def test_a_record_keeps_the_first_steps_the_last_and_some_between(count: int) ->
         assert kept[0] == 0
         assert kept[-1] == count - 1
     assert len(kept) <= 21 + count / 100
+
+
+def test_names_are_numbers_only_as_far_as_any_run_counts() -> None:
+    names = ["10", "9", "9" * 5000, "\u0663", "\u00b2", "-1", "loss", "1" * 19]
+    assert sorted(names, key=order_key)[:3] == ["9", "10", "loss"]
+    assert [read_number(name) for name in names] == [10, 9, None, None, None, None, None, None]
+    before, found = (
+        {"steps": {name: {"loss": loss} for name in names}} for loss in (1.0, 1.0 + 1e-9)
+    )
+    assert compare_stage("train", before, found, OTHER).counts == {
+        Outcome.WITHIN: 2,
+        Outcome.NOT_COMPARABLE: len(names) - 2,
+    }
 
 
 def test_walking_names_every_leaf_once() -> None:

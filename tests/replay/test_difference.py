@@ -61,6 +61,12 @@ def test_a_run_that_stops_earlier_parts_where_it_stops(original: Path) -> None:
     assert find_parting("step", steps, dict(steps)) is None
 
 
+def test_a_step_without_a_usable_number_parts_too() -> None:
+    parting = find_parting("step", {"9" * 5000: {"loss": 1.0}}, {"9" * 5000: {"loss": 2.0}})
+    assert parting is not None
+    assert (parting.number, parting.differing, parting.of) == (-1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
