@@ -6,6 +6,8 @@ the first thing wrong.
 
 from __future__ import annotations
 
+import bisect
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -135,11 +137,11 @@ def check_files(subjects: Mapping[str, str], inventory: Inventory) -> list[Findi
         for name in sorted(set(extra) - set(renamed.values()))
     )
     findings.extend(_check_changed(subjects, actual))
-    folders = {name.rpartition("/")[0] + "/" for name in subjects}
+    ordered = sorted(subjects)
     findings.extend(
         error("folder-extra", "is an empty folder that no signed file lies in", show_name(name))
         for name in inventory.empty_folders
-        if not any(folder.startswith(name + "/") for folder in folders)
+        if not _has_file_below(name + "/", ordered)
     )
     return findings
 
@@ -256,22 +258,34 @@ def _match_renamed(missing: Mapping[str, str], extra: Mapping[str, str]) -> dict
 
     Of several candidates the one that differs only in case, then the most alike in its last part.
     """
-    by_digest: dict[str, list[str]] = {}
+    queues: dict[tuple[str, ...], deque[str]] = {}
     for name in sorted(extra):
-        by_digest.setdefault(extra[name], []).append(name)
+        for likeness in _likenesses(extra[name], name):
+            queues.setdefault(likeness, deque()).append(name)
     renamed: dict[str, str] = {}
+    taken: set[str] = set()
     for old in sorted(missing):
-        candidates = by_digest.get(missing[old], [])
-        if candidates:
-            renamed[old] = min(candidates, key=lambda new: (_unlikeness(old, new), new))
-            candidates.remove(renamed[old])
+        for likeness in _likenesses(missing[old], old):
+            queue = queues.get(likeness, deque())
+            while queue and queue[0] in taken:
+                queue.popleft()
+            if queue:
+                renamed[old] = queue[0]
+                taken.add(queue[0])
+                break
     return renamed
 
 
-def _unlikeness(old: str, new: str) -> int:
-    if old.casefold() == new.casefold():
-        return 0
-    return 1 if old.rpartition("/")[2] == new.rpartition("/")[2] else 2
+def _likenesses(digest: str, name: str) -> tuple[tuple[str, ...], ...]:
+    """What two names of one file have in common, the closest likeness first."""
+    last = name.rpartition("/")[2]
+    return (digest, "but for case", name.casefold()), (digest, "last part", last), (digest,)
+
+
+def _has_file_below(prefix: str, ordered: Sequence[str]) -> bool:
+    """Whether one of the sorted names ``ordered`` begins with ``prefix``."""
+    place = bisect.bisect_left(ordered, prefix)
+    return place < len(ordered) and ordered[place].startswith(prefix)
 
 
 def _describe_rename(old: str, new: str) -> Finding:

@@ -18,7 +18,6 @@ from appliance.bundle.bounds import parse_json
 from appliance.bundle.findings import Claims, Finding, error
 from appliance.bundle.layout import BUNDLE_FILE, CONTENT, OBSERVED, show_name
 from appliance.bundle.preregistration import (
-    PREREGISTRATION_FILE,
     RECEIPT_PATH,
     REGISTRATION_PATH,
     Counterpart,
@@ -48,9 +47,10 @@ FACT_FILES = frozenset(
         METRICS_FILE,
         OBSERVED_METRICS_FILE,
         EPISODES_FILE,
-        PREREGISTRATION_FILE,
     }
 )
+# There is one of each, in one place.
+SINGLE_FILES = frozenset({RECEIPT_PATH, REGISTRATION_PATH})
 
 MAX_COUNT = 2**53
 MAX_TEXT_LENGTH = 1000
@@ -68,7 +68,7 @@ class Fact:
 
 def is_fact_file(name: str) -> bool:
     """Whether a file of this bundle path is read for what it says."""
-    if name == RECEIPT_PATH:
+    if name in SINGLE_FILES:
         return True
     top, _, rest = name.partition("/")
     return top in (CONTENT, OBSERVED) and rest.rpartition("/")[2] in FACT_FILES
@@ -115,9 +115,8 @@ def check_registrations(
         digests=digests,
         training=read_training(kept.get(RECEIPT_PATH)),
     )
-    for name in sorted(kept):
-        if name.endswith("/" + PREREGISTRATION_FILE) and is_fact_file(name):
-            yield from check_preregistration(name, kept[name], bundle, keys)
+    if REGISTRATION_PATH in kept:
+        yield from check_preregistration(REGISTRATION_PATH, kept[REGISTRATION_PATH], bundle, keys)
 
 
 def read_claims(
@@ -176,8 +175,7 @@ def _manifest_facts(manifest: Mapping[str, Any]) -> Iterator[Fact]:
 
 def _is_object_file(name: str) -> bool:
     """Whether it is one of the files that hold one JSON object with facts."""
-    others = (EPISODES_FILE, PREREGISTRATION_FILE)
-    return is_fact_file(name) and name != RECEIPT_PATH and not name.endswith(others)
+    return is_fact_file(name) and name not in SINGLE_FILES and not name.endswith(EPISODES_FILE)
 
 
 def _file_facts(path: str, fields: Mapping[str, Any]) -> Iterator[Fact]:

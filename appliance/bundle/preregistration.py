@@ -269,14 +269,20 @@ def _check_time(found: Preregistration, training: Training, path: str) -> Iterat
 def _check_binding(found: Preregistration, bundle: Counterpart, name: str) -> Iterator[Finding]:
     """Whether what was finished, locked and trained then is what the bundle holds."""
     path = show_name(name)
-    for stage, registered in sorted(found.finished.items()):
-        digest = _stage_digest(stage, bundle.digests)
-        if digest != registered:
-            text = (
-                f"was made for training on other results: {show_name(stage)} was"
-                f" {show_name(registered)} then, and is {digest} in this bundle"
-            )
-            yield error("contradiction", text, path)
+    stages, nothing = _stage_digests(bundle.digests), tree_digest({})
+    others = sorted(
+        (stage, registered, stages.get(stage, nothing))
+        for stage, registered in found.finished.items()
+        if stages.get(stage, nothing) != registered
+    )
+    if others:
+        stage, registered, digest = others[0]
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        text = (
+            f"was made for training on other results: {show_name(stage)} was"
+            f" {show_name(registered)} then, and is {digest} in this bundle{more}"
+        )
+        yield error("contradiction", text, path)
     trained_with = bundle.training.outputs.get(f"{OBSERVED}/{PREREGISTRATION_FILE}")
     if bundle.training.outputs and trained_with != bundle.digests.get(name):
         text = f"is not the one that lay there when training ran: {RECEIPT_PATH} lists another"
@@ -290,10 +296,18 @@ def _check_binding(found: Preregistration, bundle: Counterpart, name: str) -> It
         yield warning("preregistration-other-lock", text, path)
 
 
-def _stage_digest(stage: str, digests: Mapping[str, str]) -> str | None:
-    """The content digest of a stage's result in a bundle; None when a name cannot be hashed."""
-    prefix = f"{CONTENT}/{stage}/"
-    files = {name[len(prefix) :]: sha for name, sha in digests.items() if name.startswith(prefix)}
+def _stage_digests(digests: Mapping[str, str]) -> dict[str, str | None]:
+    """The content digest of each stage's result in a bundle; None when a name cannot be hashed."""
+    stages: dict[str, dict[str, str]] = {}
+    for name, sha256 in digests.items():
+        top, _, rest = name.partition("/")
+        stage, slash, path = rest.partition("/")
+        if top == CONTENT and slash:
+            stages.setdefault(stage, {})[path] = sha256
+    return {stage: _digest_tree(files) for stage, files in stages.items()}
+
+
+def _digest_tree(files: Mapping[str, str]) -> str | None:
     try:
         return tree_digest(files)
     except ValueError:

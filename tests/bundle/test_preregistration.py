@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from appliance.bundle.describe import format_report
+from appliance.bundle.facts import check_registrations
 from appliance.bundle.findings import VerifyReport
 from appliance.bundle.keys import load_or_create_key
 from appliance.bundle.preregistration import (
+    PREREGISTRATION_FILE,
     Training,
     describe_preregistration,
     read_preregistration,
@@ -233,6 +235,24 @@ def test_registration_made_on_other_results_is_an_error(tmp_path: Path) -> None:
         assert codes(report) == [("contradiction", PATH)]
         assert "other results" in report.findings[0].message
         assert report.exit_code == 21
+
+
+@pytest.mark.timeout(60)
+def test_registration_that_names_thousands_of_stages_is_one_error_and_found_at_once(
+    tmp_path: Path,
+) -> None:
+    stages = [f"s{number:05}" for number in range(20_000)]
+    data = registration(tmp_path / "keys", upstream=dict.fromkeys(stages, "sha256-tree-v1:ab"))
+    digests = {f"content/{stage}/file": "ab" * 32 for stage in stages}
+    found = list(check_registrations({PATH: data}, digests, {}, None, {}))
+    (other,) = (finding for finding in found if finding.code == "contradiction")
+    assert "s00000 was sha256-tree-v1:ab then, and is sha256-tree-v1:" in other.message
+    assert "(and 19999 more)" in other.message
+
+
+def test_a_file_of_a_registration_s_name_elsewhere_is_none(tmp_path: Path) -> None:
+    make_bundle(tmp_path, content={**content_files(), f"x/{PREREGISTRATION_FILE}": b"nothing"})
+    assert verify_bundle(tmp_path / "bundle", key_dir=tmp_path / "keys").findings == ()
 
 
 def test_registration_that_training_did_not_see_is_an_error(tmp_path: Path) -> None:
