@@ -22,8 +22,9 @@ from appliance.manifest.power import (
     least_above,
     tail_from,
 )
+from appliance.manifest.schema import schema_at
 
-MOST_EPISODES = 100_000
+MOST_EPISODES = int(schema_at(("eval", "episodes"))["maximum"])
 """The most episodes a manifest may ask for; more is never proposed."""
 
 

@@ -10,22 +10,26 @@ import pytest
 from appliance.bundle.archive import pack_bundle, unpack_bundle
 from appliance.bundle.assemble import (
     BundleSources,
+    _encode_payload,
     collect_files,
     list_dependencies,
     write_bundle,
 )
-from appliance.bundle.keys import load_key
+from appliance.bundle.bounds import MAX_ATTESTATION_BYTES
+from appliance.bundle.dsse import IN_TOTO_PAYLOAD_TYPE, sign_envelope
+from appliance.bundle.keys import load_key, load_or_create_key
 from appliance.bundle.layout import (
     BundleContentError,
     content_digest,
     describe_name_fault,
     find_name_clashes,
 )
-from appliance.bundle.sigstore import decode_attestation
+from appliance.bundle.sigstore import decode_attestation, encode_attestation
 from appliance.bundle.statement import RunMetadata, decode_statement
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import digest_files, tree_digest
 from appliance.errors import StorageError
+from appliance.manifest.schema import schema_at
 from tests.bundle.sample import (
     FINGERPRINT,
     LOCK,
@@ -217,6 +221,21 @@ def test_names_that_a_case_folding_file_system_confuses_are_found(
 ) -> None:
     assert len(find_name_clashes(names)) == clashes
     assert len(find_name_clashes(names[::-1])) == clashes
+
+
+def test_statement_over_the_longest_evaluation_with_its_videos_can_be_signed(
+    tmp_path: Path,
+) -> None:
+    """And over five thousand other files, such as those of checkpoints."""
+    episodes = schema_at(("eval", "episodes"))["maximum"]
+    names = [f"observed/evaluate/videos/episode{number}.mp4" for number in range(episodes)]
+    names += [f"artifacts/train/checkpoints/{n:05}/{'x' * 60}" for n in range(5000)]
+    sources = BundleSources(name="x", content={}, observed={}, manifest=MANIFEST, lock=LOCK)
+    digests = dict.fromkeys(names, "ab" * 32)
+    payload = _encode_payload(digests, FINGERPRINT, sources)
+    envelope = sign_envelope(payload, IN_TOTO_PAYLOAD_TYPE, load_or_create_key(tmp_path))
+    assert len(encode_attestation(envelope)) < MAX_ATTESTATION_BYTES
+    assert decode_statement(envelope).subjects == digests
 
 
 def test_links_and_special_files_do_not_go_into_a_bundle(tmp_path: Path) -> None:

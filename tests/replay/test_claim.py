@@ -131,7 +131,7 @@ def test_a_rate_on_the_edge_of_the_margin_cannot_be_decided_by_any_number():
     claim = SuccessRatePart(value=0.7, margin=0.1, alpha=0.05)
     result = judge_claim(claim, 12, 20)
     assert (result.outcome, result.episodes_needed) == (ClaimOutcome.UNDECIDED, None)
-    assert "more than 100,000" in result.sentence
+    assert "more than 10,000" in result.sentence
 
 
 def test_counts_that_are_none_are_refused():
