@@ -8,6 +8,7 @@ three thousand files beside its results stays far below (``tests/bundle/test_mem
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 # Statements over more than 20,000 files. Nothing larger is signed either.
@@ -22,21 +23,55 @@ MAX_KEPT_BYTES = 32 << 20
 MAX_ENVELOPE_BYTES = 64 << 10
 # In one JSON text; at most some 120 bytes each in memory.
 MAX_JSON_VALUES = 300_000
+# What is written again, or walked through, by functions that call themselves.
+MAX_JSON_DEPTH = 100
+# All JSON of one result that is compared with another: steps are most, 200,000 of them fit.
+MAX_RESULT_BYTES = 96 << 20
+MAX_RESULT_VALUES = 4_000_000
 
 
-def parse_json(data: bytes) -> Any:
+def count_values(data: bytes) -> int:
+    """How many values and names JSON text may hold; for lines of JSON, one less for each line."""
+    # Each value or name but the first follows one of these.
+    return sum(map(data.count, (b",", b":", b"[", b"{")))
+
+
+def parse_json(data: bytes, most_values: int = MAX_JSON_VALUES) -> Any:
     """The JSON value in ``data``. Raises ValueError for everything else, however it is broken.
 
-    Text that may hold more than ``MAX_JSON_VALUES`` values and names is refused before it is read.
+    Text that may hold more than ``most_values`` values and names is refused before it is read, and
+    so is, afterwards, what could not be written as JSON again.
     """
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
 
-    # Each value or name but the first follows one of these.
-    if sum(map(data.count, (b",", b":", b"[", b"{"))) >= MAX_JSON_VALUES:
-        raise ValueError(f"it may hold more than {MAX_JSON_VALUES} values")
+    if count_values(data) >= most_values:
+        raise ValueError(f"it may hold more than {most_values} values")
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=refuse)
+        value = json.loads(data.decode("utf-8"), parse_constant=refuse)
     except RecursionError as problem:
         raise ValueError("it is nested too deeply") from problem
+    _check_values(value)
+    return value
+
+
+def _check_values(value: Any) -> None:
+    """Raise ValueError for nesting, for a number and for half a character that go nowhere."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                below += each.keys()
+                below += each.values()
+            elif isinstance(each, list):
+                below += each
+            elif isinstance(each, float) and not math.isfinite(each):
+                raise ValueError("a number is too large")
+            elif isinstance(each, str):
+                each.encode("utf-8")
+        if not below:
+            return
+        level = below
+    raise ValueError("it is nested too deeply")

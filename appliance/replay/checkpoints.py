@@ -17,8 +17,9 @@ from appliance.errors import CheckpointError, ReplayError, StorageError
 from appliance.evaluation.checkpoints import find_checkpoint, list_checkpoints
 from appliance.manifest.model import Manifest
 from appliance.replay.comparison import read_number
+from appliance.replay.reading import read_object
 from appliance.replay.reference import Reference
-from appliance.replay.results import find_run_folder, open_result, read_object
+from appliance.replay.results import find_run_folder, open_result
 from appliance.stages.definition import ARTIFACTS, CONTENT
 from appliance.stages.receipt import read_receipt
 from appliance.stages.run_folder import RunFolder

@@ -108,14 +108,13 @@ def _compare_stage(name: str, a: Result, b: Result) -> StageDifference:
     if name not in a.stages or name not in b.stages:
         state = "only in A" if name in a.stages else "only in B"
         return StageDifference(stage=name, state=state, files=(), rows=(), parting=None)
-    folders = a.stages[name].content, b.stages[name].content
-    digests = [digest_files(folder) for folder in folders]
+    digests = [digest_files(side.stages[name].content) for side in (a, b)]
     files = sorted(
         path for path in {*digests[0], *digests[1]} if digests[0].get(path) != digests[1].get(path)
     )
     if not files:
         return StageDifference(stage=name, state="same", files=(), rows=(), parting=None)
-    facts = [read_stage_facts(name, folder) for folder in folders]
+    facts = [read_stage_facts(name, side.stages[name].content, side.reader) for side in (a, b)]
     sequence = {"train": "steps", "evaluate": "episodes"}.get(name)
     parting = None
     if sequence is not None:

@@ -8,7 +8,6 @@ are mappings by number, so that a path such as ``train.steps.12.loss`` names one
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from appliance.errors import PlanError, StorageError
-from appliance.files import storage_errors
 from appliance.plan.files import read_arrays
-from appliance.replay.results import Result, read_object
+from appliance.replay.reading import Reader
+from appliance.replay.results import Result
 
 Facts = Mapping[str, Any]
 """Stage name -> part -> ...: JSON values."""
@@ -32,68 +31,76 @@ def read_facts(result: Result) -> dict[str, Any]:
     """The facts of every finished stage of ``result``. Raises StorageError for damaged files."""
     facts: dict[str, Any] = {"manifest": dict(result.manifest)} if result.manifest else {}
     for name, stage in result.stages.items():
-        facts[name] = read_stage_facts(name, stage.content)
+        facts[name] = read_stage_facts(name, stage.content, result.reader)
     return facts
 
 
-def read_stage_facts(stage: str, content: Path) -> dict[str, Any]:
-    """The facts in one stage's ``content`` folder; a file that is missing says nothing."""
-    return {part: value for part, value in _READERS[stage](content).items() if value}
+def read_stage_facts(stage: str, content: Path, reader: Reader | None = None) -> dict[str, Any]:
+    """The facts in one stage's ``content`` folder; a file that is missing says nothing.
+
+    ``reader`` is that of the result the stage belongs to. Raises StorageError for damaged files.
+    """
+    facts = _READERS[stage](content, reader or Reader())
+    return {part: value for part, value in facts.items() if value}
 
 
-def _dataset_facts(content: Path) -> dict[str, Any]:
-    value = read_object(content / "dataset.json")
+def _dataset_facts(content: Path, reader: Reader) -> dict[str, Any]:
+    value = reader.read_object(content / "dataset.json")
     episodes = value.pop("episodes", [])
     listed = episodes if isinstance(episodes, list) else []
     rows = [each for each in listed if isinstance(each, Mapping)]
     return {"figures": value, "episodes": _by_number(rows, "episode_index")}
 
 
-def _plan_facts(content: Path) -> dict[str, Any]:
-    meta = read_object(content / "plan_meta.json")
+def _plan_facts(content: Path, reader: Reader) -> dict[str, Any]:
+    meta = reader.read_object(content / "plan_meta.json")
     return {
         "meta": {name: value for name, value in meta.items() if name not in _VOLATILE_META},
         "arrays": _describe_arrays(content / "plan_arrays.npz"),
-        "exposure": read_object(content / "exposure.json"),
+        "exposure": reader.read_object(content / "exposure.json"),
     }
 
 
-def _norm_stats_facts(content: Path) -> dict[str, Any]:
+def _norm_stats_facts(content: Path, reader: Reader) -> dict[str, Any]:
     return {
-        "norm_stats": read_object(content / "norm_stats.json").get("norm_stats"),
-        "provenance": read_object(content / "norm_stats_provenance.json"),
+        "norm_stats": reader.read_object(content / "norm_stats.json").get("norm_stats"),
+        "provenance": reader.read_object(content / "norm_stats_provenance.json"),
     }
 
 
-def _train_facts(content: Path) -> dict[str, Any]:
-    summary = read_object(content / "run_summary.json")
+def _train_facts(content: Path, reader: Reader) -> dict[str, Any]:
+    summary = reader.read_object(content / "run_summary.json")
     return {
         "configuration": summary.pop("configuration", {}),
         "inputs": {name: summary.pop(name) for name in _SUMMARY_INPUTS if name in summary},
-        "steps": read_steps(content),
+        "steps": read_steps(content, reader),
         "summary": summary,
-        "checkpoints": read_object(content / "checkpoint_leaves.json"),
+        "checkpoints": reader.read_object(content / "checkpoint_leaves.json"),
     }
 
 
-def read_steps(content: Path) -> dict[str, dict[str, Any]]:
-    """Curve and hash chain in one: step number -> its figures, bits and digest."""
+def read_steps(content: Path, reader: Reader | None = None) -> dict[str, dict[str, Any]]:
+    """Curve and hash chain in one: step number -> its figures, bits and digest.
+
+    Raises StorageError for damaged files.
+    """
+    reader = reader or Reader()
     steps: dict[str, dict[str, Any]] = {}
     for name in ("curve.jsonl", "hash_chain.jsonl"):
-        for row in read_rows(content / name):
+        for row in reader.read_rows(content / name):
             steps.setdefault(str(row.get("step")), {}).update(
                 {key: value for key, value in row.items() if key != "step"}
             )
     return steps
 
 
-def _evaluate_facts(content: Path) -> dict[str, Any]:
+def _evaluate_facts(content: Path, reader: Reader) -> dict[str, Any]:
     return {
-        "trials": read_object(content / "trials.json"),
-        "episodes": _by_number(read_rows(content / "episodes.jsonl"), "episode"),
+        "trials": reader.read_object(content / "trials.json"),
+        "episodes": _by_number(reader.read_rows(content / "episodes.jsonl"), "episode"),
         "metrics": {
             name: value
-            for name, value in read_object(content / "metrics.json").items()
+            for name, value in reader.read_object(content / "metrics.json").items()
             if name != "trials"
         },
     }
@@ -105,21 +112,6 @@ def _by_number(rows: Iterable[Mapping[str, Any]], key: str) -> dict[str, dict[st
         str(row.get(key)): {name: value for name, value in row.items() if name != key}
         for row in rows
     }
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in a file of one object a line; none when there is no file."""
-    if not path.is_file():
-        return []
-    with storage_errors(path, f"reading {path.name}"):
-        lines = path.read_bytes().splitlines()
-    try:
-        rows = [json.loads(line) for line in lines if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path}: a line is not JSON ({error}). The file is damaged.") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise StorageError(f"{path}: a line is not a JSON object. The file is damaged.")
-    return rows
 
 
 def _describe_arrays(path: Path) -> dict[str, Any]:
@@ -154,7 +146,7 @@ def keep_steps(facts: Mapping[str, Any], chosen: Iterable[int]) -> dict[str, Any
     return {**facts, "train": train} if "train" in facts else dict(facts)
 
 
-_READERS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+_READERS: Mapping[str, Callable[[Path, Reader], dict[str, Any]]] = {
     "dataset": _dataset_facts,
     "plan": _plan_facts,
     "norm_stats": _norm_stats_facts,

@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from appliance.bundle.archive import is_archive, unpack_bundle
 from appliance.bundle.layout import ATTESTATION_FILE, BUNDLE_FILE
 from appliance.errors import ApplianceError, NotABundleError, StorageError
-from appliance.files import read_json
+from appliance.replay.reading import Reader, read_object
 from appliance.stages.bundle import identity_of
 from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
 from appliance.stages.manifest import read_manifest
-from appliance.stages.receipt import Receipt, parse_receipt, read_receipt
+from appliance.stages.receipt import Receipt, read_receipt
 from appliance.stages.run_folder import RunFolder
 
 STAGE_NAMES = ("dataset", "plan", "norm_stats", "train", "evaluate")
@@ -53,7 +53,8 @@ class Result:
     """What one run left.
 
     ``root`` is the folder it is read from, ``manifest`` the manifest as far as it decides the
-    result (normalized; empty when it cannot be read), ``stages`` the finished stages in order.
+    result (normalized; empty when it cannot be read), ``stages`` the finished stages in order,
+    ``reader`` what its further files are read with.
     """
 
     label: str
@@ -64,6 +65,7 @@ class Result:
     lock: Mapping[str, Any]
     stages: Mapping[str, StageResult]
     content_digest: str | None
+    reader: Reader = field(default_factory=Reader)
 
 
 @contextlib.contextmanager
@@ -119,18 +121,9 @@ def is_result(path: Path) -> bool:
     return is_bundle(path) or (path / "stages").is_dir() or (path / "run.json").is_file()
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``; empty when there is none. Raises StorageError for damage."""
-    if not path.is_file():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, Mapping):
-        raise StorageError(f"{path}: not a JSON object. The file is damaged.")
-    return dict(value)
-
-
 def _read_bundle(path: Path, folder: Path, *, is_packed: bool) -> Result:
-    description = read_object(folder / BUNDLE_FILE)
+    reader = Reader()
+    description = reader.read_object(folder / BUNDLE_FILE)
     digest = description.get("content_digest")
     content, observed = folder / CONTENT, folder / OBSERVED
     return Result(
@@ -138,19 +131,28 @@ def _read_bundle(path: Path, folder: Path, *, is_packed: bool) -> Result:
         kind="archive" if is_packed else "bundle",
         root=folder,
         name=str(description.get("name", path.name)),
-        manifest=read_object(content / "manifest.json"),
-        lock=read_object(observed / "lock.json"),
+        manifest=reader.read_object(content / "manifest.json"),
+        lock=reader.read_object(observed / "lock.json"),
         stages={
             name: StageResult(
                 content=content / name,
                 artifacts=_folder(folder / ARTIFACTS / name),
-                receipt=parse_receipt(observed / "receipts" / f"{name}.json"),
+                receipt=_read_receipt(observed / "receipts" / f"{name}.json", reader),
             )
             for name in STAGE_NAMES
             if (content / name).is_dir()
         },
         content_digest=digest if isinstance(digest, str) else None,
+        reader=reader,
     )
+
+
+def _read_receipt(path: Path, reader: Reader) -> Receipt | None:
+    """A bundle's receipt; None when there is none or it is none."""
+    value = reader.read_object(path)
+    with contextlib.suppress(StorageError):
+        return Receipt.from_dict(value)
+    return None
 
 
 def _read_run_folder(path: Path, folder: Path) -> Result:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.bundle.bounds import MAX_ATTESTATION_BYTES
 from appliance.bundle.checks import read_attestation
 from appliance.bundle.facts import read_manifest as read_signed_manifest
 from appliance.bundle.findings import Verdict, VerifyReport
+from appliance.bundle.inventory import read_regular_file
 from appliance.bundle.layout import ATTESTATION_FILE
 from appliance.bundle.verify import verify_bundle
 from appliance.digest import sha256_json
@@ -32,7 +34,6 @@ from appliance.replay.results import (
     is_bundle,
     is_result,
     open_result,
-    read_object,
 )
 from appliance.stages.bundle import identity_of
 from appliance.stages.manifest import read_manifest
@@ -222,8 +223,9 @@ def _declared_manifest(result: Result, run: RunFolder | None) -> dict[str, Any]:
     attestation = result.root / ATTESTATION_FILE
     if attestation.is_file():
         with storage_errors(attestation, "reading the attestation"):
-            statement = read_attestation(attestation.read_bytes()).statement
+            data = read_regular_file(attestation, MAX_ATTESTATION_BYTES)
+        statement = read_attestation(data).statement
         signed = {} if statement is None else read_signed_manifest(statement.predicate)
         if signed:
             return dict(signed)
-    return dict(read_object(result.root / "content" / "manifest.json"))
+    return dict(result.manifest)

@@ -21,7 +21,7 @@ from appliance.files import link_or_copy_tree, storage_errors, write_atomic, wri
 from appliance.manifest.model import EngineName, Manifest
 from appliance.replay.checkpoints import TrainedFiles
 from appliance.replay.levels import Level
-from appliance.replay.results import read_object
+from appliance.replay.reading import read_object
 from appliance.replay.subject import Subject
 from appliance.stages.chain import Chain, RunOptions, open_chain
 from appliance.stages.decide import build_key_parts

@@ -111,11 +111,7 @@ def seal_folder(
 
 def read_receipt(folder: Path) -> Receipt | None:
     """The receipt in ``folder``; None when there is none or it cannot be read."""
-    return parse_receipt(folder / RECEIPT_FILE)
-
-
-def parse_receipt(path: Path) -> Receipt | None:
-    """The receipt in the file ``path``; None when there is none or it cannot be read."""
+    path = folder / RECEIPT_FILE
     if not path.is_file():
         return None
     try:

@@ -1,0 +1,82 @@
+"""The JSON of a result that nobody vouches for, read up to a limit over all its files together."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from appliance.bundle.bounds import (
+    MAX_RESULT_BYTES,
+    MAX_RESULT_VALUES,
+    count_values,
+    parse_json,
+)
+from appliance.errors import StorageError
+from appliance.files import storage_errors
+
+
+class Reader:
+    """Reads files until all of them together are too much; a file counts each time it is read."""
+
+    def __init__(self) -> None:
+        self._bytes_left = MAX_RESULT_BYTES
+        self._values_left = MAX_RESULT_VALUES
+
+    def read_object(self, path: Path) -> dict[str, Any]:
+        """The JSON object in ``path``; empty when there is none.
+
+        Raises StorageError for damage, and when the limit is exceeded.
+        """
+        if not path.is_file():
+            return {}
+        try:
+            value = parse_json(self._take(path), MAX_RESULT_VALUES)
+        except ValueError as error:
+            raise StorageError(
+                f"{path}: not valid JSON ({error}). The file is damaged or not what was expected."
+            ) from error
+        if not isinstance(value, dict):
+            raise StorageError(f"{path}: not a JSON object. The file is damaged.")
+        return value
+
+    def read_rows(self, path: Path) -> list[dict[str, Any]]:
+        """The JSON objects in a file of one object a line; none when there is no file.
+
+        Raises StorageError for damage, and when the limit is exceeded.
+        """
+        rows: list[dict[str, Any]] = []
+        if not path.is_file():
+            return rows
+        for line in io.BytesIO(self._take(path)):
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line, MAX_RESULT_VALUES)
+            except ValueError as error:
+                raise StorageError(
+                    f"{path}: a line is not JSON ({error}). The file is damaged."
+                ) from error
+            if not isinstance(row, dict):
+                raise StorageError(f"{path}: a line is not a JSON object. The file is damaged.")
+            rows.append(row)
+        return rows
+
+    def _take(self, path: Path) -> bytes:
+        """The bytes of a file, as far as the limit allows."""
+        with storage_errors(path, f"reading {path.name}"), path.open("rb") as stream:
+            data = stream.read(self._bytes_left + 1)
+        self._bytes_left -= len(data)
+        self._values_left -= count_values(data)
+        if self._bytes_left < 0 or self._values_left < 0:
+            raise StorageError(
+                f"{path}: with it the result holds more JSON than is read of one:"
+                f" {MAX_RESULT_BYTES >> 20} MiB or {MAX_RESULT_VALUES:,} values, enough for 200,000"
+                " training steps. The file is damaged or not what was expected."
+            )
+        return data
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in one file; empty when there is none. Raises StorageError as Reader does."""
+    return Reader().read_object(path)
