@@ -100,18 +100,22 @@ def find_builder() -> Path:
     """
     seen: list[str] = []
     for candidate in _commands("docker"):
-        said = subprocess.run(
-            [str(candidate), "build", "--help"],
-            env={**os.environ, "DOCKER_BUILDKIT": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_HELP_TIMEOUT_S,
-            check=False,
-        )
+        seen.append(str(candidate))
+        try:
+            said = subprocess.run(
+                [str(candidate), "build", "--help"],
+                env={**os.environ, "DOCKER_BUILDKIT": "1"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_HELP_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
         if said.returncode == 0 and "--secret" in said.stdout:
             return candidate
-        seen.append(str(candidate))
     raise RuntimeMissingError(
         "Images are built with the docker command line and BuildKit; "
         + (f"{', '.join(seen)} cannot: install its buildx plugin." if seen else "none is here.")
