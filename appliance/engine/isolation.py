@@ -25,10 +25,12 @@ logger = logging.getLogger(__name__)
 GIB = 1 << 30
 RUN_LABEL = "plan-star-appliance.run"
 STAGE_LABEL = "plan-star-appliance.stage"
+READER_LABEL = "plan-star-appliance.reader"
 TMP = "/tmp"  # noqa: S108 (a file system of the container's own)
 _SHARED_MEMORY_BYTES = GIB
 _TMP_BYTES = 4 * GIB
 _RESERVE_BYTES = GIB
+_NOBODY = "65534:65534"
 _MANY_MOUNTS = 100
 _MAX_MOUNTS = 1000
 # What every container runs with; a mount over one of these would replace it.
@@ -47,6 +49,11 @@ class Limits:
     cpus: float
     pids: int
     gpus: int
+
+
+# For a look into an image: hashing its files takes one core, and little memory.
+_READER_LIMITS = Limits(memory_bytes=2 * GIB, cpus=1.0, pids=1024, gpus=0)
+READER_OUTPUT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,18 +156,8 @@ def container_settings(
     """Arguments of the SDK's ``create_host_config`` and ``create_container``, under those names."""
     user = f"{os.getuid()}:{os.getgid()}"
     settings: dict[str, Any] = {
+        **_shut_in(limits),
         "mounts": find_mounts(exposure),
-        "network_mode": "none",
-        "read_only": True,
-        "tmpfs": {TMP: f"rw,nosuid,nodev,mode=1777,size={min(_TMP_BYTES, limits.memory_bytes)}"},
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges:true"],
-        "mem_limit": limits.memory_bytes,
-        "memswap_limit": limits.memory_bytes,
-        "shm_size": min(_SHARED_MEMORY_BYTES, limits.memory_bytes),
-        "nano_cpus": int(limits.cpus * 1e9),
-        "pids_limit": limits.pids,
-        "init": True,
         "log_config": {"Type": "none", "Config": {}},
     }
     if limits.gpus:
@@ -177,6 +174,35 @@ def container_settings(
             "labels": dict(labels),
             "working_dir": TMP,
         },
+    }
+
+
+def reader_settings() -> dict[str, Any]:
+    """As ``container_settings``, of a container that sees nothing and whose output is read after.
+
+    The engine keeps the newest part of the output, at most ``READER_OUTPUT_BYTES``.
+    """
+    kept = {"max-size": str(READER_OUTPUT_BYTES), "max-file": "1"}
+    return {
+        "host": {**_shut_in(_READER_LIMITS), "log_config": {"Type": "json-file", "Config": kept}},
+        "create": {"user": _NOBODY, "labels": {READER_LABEL: ""}},
+    }
+
+
+def _shut_in(limits: Limits) -> dict[str, Any]:
+    """What every container is denied, and its limits."""
+    return {
+        "network_mode": "none",
+        "read_only": True,
+        "tmpfs": {TMP: f"rw,nosuid,nodev,mode=1777,size={min(_TMP_BYTES, limits.memory_bytes)}"},
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "mem_limit": limits.memory_bytes,
+        "memswap_limit": limits.memory_bytes,
+        "shm_size": min(_SHARED_MEMORY_BYTES, limits.memory_bytes),
+        "nano_cpus": int(limits.cpus * 1e9),
+        "pids_limit": limits.pids,
+        "init": True,
     }
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from appliance.engine import container
 from appliance.engine.container import (
     PYTHON,
     StageContainer,
@@ -18,17 +20,18 @@ from appliance.engine.container import (
     run_stage_container,
 )
 from appliance.engine.daemon import connected, find_image
-from appliance.engine.isolation import Exposure, Limits
+from appliance.engine.image_files import read_image_files
+from appliance.engine.isolation import GIB, READER_LABEL, Exposure, Limits
 from appliance.engine.probe import probe_engine
 from appliance.errors import ImageError, OutOfMemoryError, StageFailedError
-from tests.engine.stand_in_engine import NAME, SAID, Answer, refusal, stand_in_engine
+from tests.engine.stand_in_engine import NAME, SAID, Answer, Asked, refusal, stand_in_engine
 
 IMAGE = "some-image"
 NO_PROGRAM = (
     f'failed to create task for container: unable to start container process: exec: "{PYTHON}":'
     f" stat {PYTHON}: no such file or directory: unknown"
 )
-StartEngine = Callable[..., list[str]]
+StartEngine = Callable[..., Asked]
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartEng
     """Start a stand-in engine with changed answers; what it was asked."""
     with ExitStack() as ended:
 
-        def start(**changes: Answer) -> list[str]:
+        def start(**changes: Answer) -> Asked:
             monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
             return ended.enter_context(stand_in_engine(tmp_path / "engine.sock", **changes))
 
@@ -124,6 +127,46 @@ def test_an_image_without_the_entry_program_is_another_image(
     ):
         with pytest.raises(ImageError, match=f"{IMAGE} cannot run {PYTHON} .*runtime.image"):
             run()
+
+
+def test_what_reads_an_image_is_limited_and_labelled(engine: StartEngine) -> None:
+    """The image may be anything a manifest names."""
+    asked = engine(image=(200, {"Id": "sha256:1"}))
+    read_from_image(IMAGE, ["-m", "appliance.stages.inventory"])
+    with suppress(StageFailedError):  # the stand-in exports nothing
+        read_image_files("image")
+    assert [each["Labels"] for each in asked.created] == [{READER_LABEL: ""}] * 2
+    host = asked.created[0]["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == 2 * GIB
+    assert host["NanoCpus"] == 1_000_000_000
+    assert 0 < host["PidsLimit"] <= 1024
+    assert host["Init"] is True
+    assert host["LogConfig"]["Config"] == {"max-size": str(32 << 20), "max-file": "1"}
+    assert (host["NetworkMode"], host["ReadonlyRootfs"], host["CapDrop"]) == ("none", True, ["ALL"])
+    assert not host.get("Mounts")
+    assert not host.get("Binds")
+    assert asked[-1] == f"DELETE /containers/{NAME}"
+
+
+def test_an_image_that_never_answers_is_not_waited_for(
+    engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = engine(json=(200, {"State": {"Running": True, "ExitCode": 0}}))
+    monkeypatch.setattr(container, "_READER_LIMIT_S", 0.3)
+    with pytest.raises(ImageError, match=rf"{IMAGE} has not said within 0\.3 s .*runtime\.image"):
+        read_from_image(IMAGE, ["-m", "appliance.stages.inventory"])
+    assert asked[-1] == f"DELETE /containers/{NAME}"
+
+
+def test_what_a_killed_call_left_of_reading_an_image_is_removed_later(
+    engine: StartEngine,
+) -> None:
+    now = time.time()
+    there = [{"Id": "old", "Created": int(now - 1e5)}, {"Id": "another's", "Created": int(now)}]
+    asked = engine(**{"containers/json": (200, there)})
+    read_from_image(IMAGE, ["-m", "appliance.stages.inventory"])
+    removed = [line for line in asked if line.startswith("DELETE")]
+    assert removed == ["DELETE /containers/old", f"DELETE /containers/{NAME}"]
 
 
 class Closed(io.BytesIO):
