@@ -85,7 +85,8 @@ def stand_in_engine(socket: Path, **changes: Answer) -> Iterator[Asked]:
                     self.wfile.write(b"\x01\0\0\0" + len(SAID).to_bytes(4, "big") + SAID)
                 self.close_connection = True
                 return
-            answer = answers.get(f"{self.command} {path}", refusal("no such thing", 404))
+            thing = "No such image" if path.startswith("/images/") else "no such thing"
+            answer = answers.get(f"{self.command} {path}", refusal(thing, 404))
             if answer is None:
                 self.close_connection = True
                 return

@@ -203,6 +203,44 @@ def test_an_image_name_the_engine_refuses_is_named(engine: StartEngine) -> None:
         find_image(client, "image", None)
 
 
+ID, PIN, OTHER = (f"sha256:{digit * 64}" for digit in "123")
+
+
+@pytest.mark.parametrize("pin", [PIN, ID])
+def test_an_image_that_was_pulled_by_its_pin_is_found_again_without_a_registry(
+    engine: StartEngine, pin: str
+) -> None:
+    """An engine keeps no tag of it."""
+    name = "repo.org:5000/a/policy"
+    found = {"Id": ID, "RepoDigests": [f"elsewhere/policy@{OTHER}", f"{name}@{PIN}"]}
+    asked = engine(**dict.fromkeys((f"{name}@{PIN}", ID), (200, found)))
+    with connected() as client:
+        image = find_image(client, f"{name}:v1", pin)
+    assert (image.id, image.digest) == (ID, PIN)
+    assert not any("/images/create" in line for line in asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "digests", "expected"),
+    [
+        ("a/policy:v1", [f"b/policy@{OTHER}", f"a/policy@{PIN}"], PIN),
+        ("docker.io/library/policy", [f"b/policy@{OTHER}", f"policy@{PIN}"], PIN),
+        ("h.org:5000/policy", [f"policy@{OTHER}", f"h.org:5000/policy@{PIN}"], PIN),
+        ("a/policy:v1", [f"b/policy@{OTHER}"], None),
+        ("a/policy:v1", [f"a/policy@{ID}"], ID),
+        ("plan-star-appliance:cpu", [f"plan-star-appliance@{ID}"], None),  # containerd's store
+        ("plan-star-appliance:cpu", [f"plan-star-appliance@{PIN}"], PIN),
+        ("a/policy:v1", [], None),
+    ],
+)
+def test_the_registry_digest_is_that_of_the_name_and_no_id_of_an_image_built_here(
+    engine: StartEngine, name: str, digests: list[str], expected: str | None
+) -> None:
+    engine(**{name: (200, {"Id": ID, "RepoDigests": digests})})
+    with connected() as client:
+        assert find_image(client, name, None).digest == expected
+
+
 def test_the_engine_says_what_its_machine_has(engine: StartEngine) -> None:
     engine()
     facts = probe_engine()
