@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.engine.daemon import LOCAL_IMAGES
+from appliance.engine.daemon import LOCAL_IMAGES, daemon_address
 from appliance.errors import ImageError, RuntimeMissingError
 
 DOCKERFILE = Path("docker") / "Dockerfile"
@@ -58,7 +58,7 @@ def build_image(request: BuildRequest) -> None:
     done = subprocess.run(
         command,
         cwd=request.source_dir,
-        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        env=_builder_environment(),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         check=False,
@@ -104,7 +104,7 @@ def find_builder() -> Path:
         try:
             said = subprocess.run(
                 [str(candidate), "build", "--help"],
-                env={**os.environ, "DOCKER_BUILDKIT": "1"},
+                env=_builder_environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -121,6 +121,12 @@ def find_builder() -> Path:
         + (f"{', '.join(seen)} cannot: install its buildx plugin." if seen else "none is here.")
         + " On Debian: apt-get install docker.io"
     )
+
+
+def _builder_environment() -> dict[str, str]:
+    """The caller's variables, with the daemon that runs will use instead of a context's."""
+    kept = {name: value for name, value in os.environ.items() if name != "DOCKER_CONTEXT"}
+    return {**kept, "DOCKER_BUILDKIT": "1", "DOCKER_HOST": daemon_address()}
 
 
 def _commands(name: str) -> Iterator[Path]:

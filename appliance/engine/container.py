@@ -28,6 +28,7 @@ from appliance.engine.isolation import (
     Exposure,
     Limits,
     container_settings,
+    container_user,
     reader_settings,
 )
 from appliance.engine.watch import CLAIM
@@ -206,7 +207,15 @@ def _container(
     labels = {RUN_LABEL: run_label(request.exposure.run_dir), STAGE_LABEL: stage}
     terminal = sys.stderr.isatty()
     environment = {**request.environment, CLAIM: str(request.claim), **_terminal(terminal)}
-    settings = container_settings(request.exposure, request.limits, environment, labels)
+    with daemon_errors("telling what it is"):
+        security_options = client.info().get("SecurityOptions") or ()
+    settings = container_settings(
+        request.exposure,
+        request.limits,
+        environment,
+        labels,
+        user=container_user(security_options),
+    )
     with daemon_errors(f"making the container of stage {stage}"):
         created = client.api.create_container(
             request.image_id,

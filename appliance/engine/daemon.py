@@ -1,7 +1,8 @@
 """The container engine's daemon: reach it, and find the image a run is to use.
 
-The Docker SDK speaks to the daemon that ``DOCKER_HOST`` or the standard socket names. It has to run
-on this machine: run folders are mounted, not copied.
+Everything here speaks to the daemon that ``DOCKER_HOST`` names, or to the standard socket; the
+docker command line's contexts are not looked at. It has to run on this machine: run folders are
+mounted, not copied.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def connected() -> Iterator[DockerClient]:
         ) from error
     try:
         _knock()
-        client = docker.from_env(timeout=_TIMEOUT_S)
+        told = {**os.environ, "DOCKER_HOST": daemon_address()}
+        client = docker.from_env(timeout=_TIMEOUT_S, environment=told)
         client.ping()
     except (DockerException, OSError) as error:
         raise RuntimeMissingError(
@@ -70,9 +72,14 @@ def connected() -> Iterator[DockerClient]:
         client.close()
 
 
+def daemon_address() -> str:
+    """Where the daemon listens, in the form of ``DOCKER_HOST``."""
+    return os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+
+
 def _knock() -> None:
     """Raise OSError when nobody listens; the SDK leaves a socket open then."""
-    host = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+    host = daemon_address()
     if host.startswith(_UNIX):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_TIMEOUT_S)

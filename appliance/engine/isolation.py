@@ -3,8 +3,9 @@
 The run folder is the only place that can be written, apart from a /tmp in memory. Inputs are
 mounted read-only, everything at the path it has on the host, so that a stage sees the same paths
 whichever engine runs it. No network, no capabilities, no new privileges, read-only root. The
-container runs as the caller, so that what it writes is the caller's. Nothing that holds the signing
-key or lies beside it is ever mounted; a request that would show any of it is refused.
+container runs as the caller (``container_user``), so that what it writes is the caller's. Nothing
+that holds the signing key or lies beside it is ever mounted; a request that would show any of it is
+refused.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ GIB = 1 << 30
 RUN_LABEL = "plan-star-appliance.run"
 STAGE_LABEL = "plan-star-appliance.stage"
 READER_LABEL = "plan-star-appliance.reader"
+ROOTLESS = "name=rootless"
+_REMAPPED = "name=userns"
 TMP = "/tmp"  # noqa: S108 (a file system of the container's own)
 _SHARED_MEMORY_BYTES = GIB
 _TMP_BYTES = 4 * GIB
@@ -151,10 +154,14 @@ def _too_many_links(exposure: Exposure) -> StageFailedError:
 
 
 def container_settings(
-    exposure: Exposure, limits: Limits, environment: Mapping[str, str], labels: Mapping[str, str]
+    exposure: Exposure,
+    limits: Limits,
+    environment: Mapping[str, str],
+    labels: Mapping[str, str],
+    *,
+    user: str,
 ) -> dict[str, Any]:
     """Arguments of the SDK's ``create_host_config`` and ``create_container``, under those names."""
-    user = f"{os.getuid()}:{os.getgid()}"
     settings: dict[str, Any] = {
         **_shut_in(limits),
         "mounts": find_mounts(exposure),
@@ -175,6 +182,24 @@ def container_settings(
             "working_dir": TMP,
         },
     }
+
+
+def container_user(security_options: Sequence[str]) -> str:
+    """Who a container has to run as so that what it writes is the caller's.
+
+    ``security_options`` are the engine's own (``SecurityOptions`` of its info). In a rootless one
+    root is the caller, and every other id is one of the caller's subordinate ids. Raises
+    RuntimeMissingError when the engine gives containers other ids than they have.
+    """
+    if ROOTLESS in security_options:
+        return "0:0"
+    if _REMAPPED in security_options:
+        raise RuntimeMissingError(
+            "The container engine gives users in containers other ids (userns-remap), so that no"
+            " stage could write its run folder. Take userns-remap out of the engine's settings"
+            " (/etc/docker/daemon.json), use a rootless engine, or use --engine host."
+        )
+    return f"{os.getuid()}:{os.getgid()}"
 
 
 def reader_settings() -> dict[str, Any]:

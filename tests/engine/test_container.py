@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from appliance.engine import container
+from appliance.digest import sha256_bytes
+from appliance.engine import container, daemon
 from appliance.engine.container import (
     PYTHON,
     StageContainer,
@@ -23,7 +25,13 @@ from appliance.engine.daemon import connected, find_image
 from appliance.engine.image_files import read_image_files
 from appliance.engine.isolation import GIB, READER_LABEL, Exposure, Limits
 from appliance.engine.probe import probe_engine
-from appliance.errors import ImageError, OutOfMemoryError, StageFailedError
+from appliance.errors import (
+    ImageError,
+    OutOfMemoryError,
+    RuntimeMissingError,
+    StageFailedError,
+)
+from appliance.files import write_json
 from tests.engine.stand_in_engine import NAME, SAID, Answer, Asked, refusal, stand_in_engine
 
 IMAGE = "some-image"
@@ -40,6 +48,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartEng
     with ExitStack() as ended:
 
         def start(**changes: Answer) -> Asked:
+            (tmp_path / "engine.sock").unlink(missing_ok=True)
             monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
             return ended.enter_context(stand_in_engine(tmp_path / "engine.sock", **changes))
 
@@ -75,6 +84,34 @@ def test_what_a_stage_says_is_passed_on_and_its_container_removed(
     assert run_stage_container("plan", request_, output=said) == 11
     assert said.getvalue() == SAID
     assert asked[-1] == f"DELETE /containers/{NAME}"
+
+
+def test_in_a_rootless_engine_the_caller_is_root_and_remapped_ids_are_refused(
+    engine: StartEngine, request_: StageContainer, tmp_path: Path
+) -> None:
+    asked = engine(info=(200, {"SecurityOptions": ["name=seccomp", "name=rootless"]}))
+    assert run_stage_container("plan", request_, output=io.BytesIO()) == 0
+    assert [each["User"] for each in asked.created] == ["0:0"]
+    asked = engine(info=(200, {"SecurityOptions": ["name=userns"]}))
+    with pytest.raises(RuntimeMissingError, match="userns-remap"):
+        run_stage_container("plan", request_, output=io.BytesIO())
+    assert asked.created == []
+
+
+def test_a_context_of_the_docker_command_line_is_not_followed(
+    engine: StartEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building, too, asks the daemon that runs will use."""
+    engine()
+    monkeypatch.setattr(daemon, "DEFAULT_HOST", os.environ["DOCKER_HOST"])
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
+    context = tmp_path / "contexts" / "meta" / sha256_bytes(b"elsewhere") / "meta.json"
+    endpoints = {"docker": {"Host": f"unix://{tmp_path}/none.sock"}}
+    write_json(context, {"Name": "elsewhere", "Metadata": {}, "Endpoints": endpoints})
+    (tmp_path / "config.json").write_text('{"currentContext": "elsewhere"}')
+    assert probe_engine().num_cpus == 2
 
 
 def test_a_stage_that_succeeded_is_no_failure_though_a_process_of_it_ran_out_of_memory(

@@ -12,6 +12,7 @@ import pytest
 
 from appliance.engine import build
 from appliance.engine.build import BuildRequest, build_command, build_image, find_builder
+from appliance.engine.daemon import DEFAULT_HOST
 from appliance.engine.image_files import ImageFiles, digest_archive, list_differences
 from appliance.engine.watch import run_is_alive
 from appliance.errors import ImageError, RuntimeMissingError
@@ -108,6 +109,22 @@ def write_docker(folder: Path, script: str) -> Path:
     path.write_text(script)
     path.chmod(0o755)
     return path
+
+
+def test_an_image_is_built_by_the_daemon_that_runs_will_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    script = f'#!/bin/sh\necho --secret "$DOCKER_HOST $DOCKER_CONTEXT" | tee -a {told}\n'
+    folder = write_docker(tmp_path / "bin", script).parent
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
+    for host in ("", "unix:///mine.sock"):
+        monkeypatch.setenv("DOCKER_HOST", host)
+        build_image(BuildRequest(variant="cpu", source_dir=ROOT))
+        expected = f"--secret {host or DEFAULT_HOST} "
+        assert told.read_text().splitlines() == [expected] * 2
+        told.unlink()
 
 
 def test_a_docker_command_that_hangs_or_cannot_be_run_is_passed_over(

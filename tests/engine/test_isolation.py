@@ -21,6 +21,7 @@ from appliance.engine.isolation import (
     Exposure,
     Limits,
     container_settings,
+    container_user,
     cpu_limit,
     find_mounts,
     memory_limit,
@@ -178,7 +179,7 @@ def test_a_mount_that_would_show_the_signing_key_is_refused(
 
 
 def test_a_container_has_no_network_no_capabilities_and_limits(exposure: Exposure) -> None:
-    settings = container_settings(exposure, LIMITS, {"A": "1"}, {})
+    settings = container_settings(exposure, LIMITS, {"A": "1"}, {}, user="1:2")
     host = settings["host"]
     assert host["network_mode"] == "none"
     assert host["read_only"]
@@ -188,9 +189,17 @@ def test_a_container_has_no_network_no_capabilities_and_limits(exposure: Exposur
     assert host["nano_cpus"] == 1_500_000_000
     assert host["pids_limit"] == 100
     assert "device_requests" not in host
-    assert settings["create"]["user"] == f"{os.getuid()}:{os.getgid()}"
+    assert settings["create"]["user"] == "1:2"
     assert settings["create"]["environment"] == {"A": "1"}
     assert settings["create"]["hostname"] == "localhost"
+
+
+def test_a_container_writes_as_the_caller_in_whatever_way_the_engine_gives_ids() -> None:
+    plain = ("name=seccomp,profile=default", "name=cgroupns")
+    assert container_user(plain) == f"{os.getuid()}:{os.getgid()}"
+    assert container_user((*plain, "name=rootless")) == "0:0"
+    with pytest.raises(RuntimeMissingError, match=r"userns-remap.*--engine host"):
+        container_user((*plain, "name=userns"))
 
 
 def test_gpus_come_with_the_graphics_capability_and_the_callers_choice(
@@ -198,13 +207,13 @@ def test_gpus_come_with_the_graphics_capability_and_the_callers_choice(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     limits = replace(LIMITS, gpus=2)
-    settings = container_settings(exposure, limits, {}, {})
+    settings = container_settings(exposure, limits, {}, {}, user="1:2")
     (request,) = settings["host"]["device_requests"]
     assert (request["Count"], request["DeviceIDs"]) == (2, [])
     assert {"graphics", "compute", "utility"} <= set(request["Capabilities"][0])
     assert settings["create"]["environment"]["NVIDIA_DRIVER_CAPABILITIES"] == "all"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
-    (request,) = container_settings(exposure, limits, {}, {})["host"]["device_requests"]
+    (request,) = container_settings(exposure, limits, {}, {}, user="1:2")["host"]["device_requests"]
     assert (request["Count"], request["DeviceIDs"]) == (0, ["3", "5"])
 
 
@@ -214,8 +223,8 @@ def test_fewer_gpus_chosen_than_asked_for_are_refused(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", choice)
     with pytest.raises(RuntimeMissingError, match=r"runtime\.gpus: 2 .*CUDA_VISIBLE_DEVICES="):
-        container_settings(exposure, replace(LIMITS, gpus=2), {}, {})
-    assert "device_requests" not in container_settings(exposure, LIMITS, {}, {})["host"]
+        container_settings(exposure, replace(LIMITS, gpus=2), {}, {}, user="1:2")
+    assert "device_requests" not in container_settings(exposure, LIMITS, {}, {}, user="1:2")["host"]
 
 
 def test_cores_are_as_asked_or_one_a_thread_but_no_more_than_there_are(
