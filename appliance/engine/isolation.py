@@ -36,10 +36,23 @@ _RESERVE_BYTES = GIB
 _NOBODY = "65534:65534"
 _MANY_MOUNTS = 100
 _MAX_MOUNTS = 1000
-# What every container runs with; a mount over one of these would replace it.
+# What every container runs with; a mount over one of these would replace it. The base of an image
+# decides whether its Python is Debian's, in /usr, or one in /usr/local.
 _IMAGE_PLACES = (
-    *("/opt/appliance/bin", "/usr/bin", "/usr/lib", "/etc"),
+    *(
+        f"{prefix}/{part}"
+        for prefix in ("/opt/appliance", "/opt/robotwin", "/usr", "/usr/local")
+        for part in ("bin", "lib/python3.11")
+    ),
+    *("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/sbin", "/usr/share", "/opt/vulkan"),
+    *("/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin"),
     *("/dev", "/proc", "/run", "/sys", TMP),
+)
+# Where a container may look for what it runs with. A manifest may name something in there, as
+# somebody's dataset in /usr/share; a link in a dataset must not lead there.
+_IMAGE_ROOTS = (
+    *("/opt/appliance", "/opt/robotwin", "/opt/vulkan", "/usr", "/etc", "/proc", "/sys"),
+    *("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin"),
 )
 _GPU_CAPABILITIES = [["gpu", "compute", "utility", "graphics"]]
 
@@ -99,7 +112,8 @@ def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
     Links that lead out of an input are followed, those in a folder they lead to as well; what a
     link leads to is mounted, that file or folder and nothing beside it. Raises StageFailedError
     when a mount would show something of what is hidden, would lie over what a container needs of
-    its image, or when links lead to more places than an engine can mount.
+    its image, when a link leads in there, or when links lead to more places than an engine can
+    mount.
     """
     run_dir = exposure.run_dir.resolve()
     hidden = [each.resolve() for each in exposure.hidden]
@@ -128,13 +142,16 @@ def _follow_links(exposure: Exposure, hidden: Sequence[Path]) -> dict[Path, Path
     Everything is checked before it is looked into.
     """
     shown: dict[Path, Path] = {}
-    waiting = [(place, place) for place in (each.resolve() for each in exposure.inputs)]
+    named = [place.resolve() for place in (exposure.run_dir, *exposure.inputs)]
+    waiting = [(place, place) for place in named[1:]]
     num_folders = 0
     while waiting:
         target, source = waiting.pop()
         if target in shown:
             continue
         _refuse(target, source, hidden)
+        if not any(target.is_relative_to(place) for place in named):
+            _refuse_in_image(target)
         shown[target] = source
         if source.is_dir():
             num_folders += 1
@@ -273,6 +290,17 @@ def _refuse(target: Path, source: Path, hidden: Sequence[Path]) -> None:
                 f"{target}: would be mounted in a stage's container, over the image's own {own}."
                 " Put what is needed from there elsewhere, or, if a link in the dataset leads"
                 " there, replace the link by what it leads to."
+            )
+
+
+def _refuse_in_image(target: Path) -> None:
+    """See that a link leads to none of the image's own places. Raises StageFailedError."""
+    for own in _IMAGE_ROOTS:
+        if target.is_relative_to(own):
+            raise StageFailedError(
+                f"{target}: a link in what the manifest names leads there, and a stage's container"
+                f" has its image's own {own}. Remove the link, or replace it by what it leads to;"
+                " if it is not yours, ask who made it."
             )
 
 

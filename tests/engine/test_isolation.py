@@ -16,6 +16,7 @@ from appliance.bundle.keys import (
     default_key_dir,
     secret_places,
 )
+from appliance.engine import isolation
 from appliance.engine.isolation import (
     GIB,
     Exposure,
@@ -109,15 +110,51 @@ def test_a_folder_a_link_leads_to_is_mounted_without_what_lies_beside_it(
     assert mounted(exposure).keys() == targets
 
 
-@pytest.mark.parametrize("place", ["/", "/opt", "/usr", "/usr/lib", "/etc", "/tmp"])
+@pytest.mark.parametrize(
+    "place",
+    ["/", "/opt", "/usr", "/usr/lib", "/usr/local", "/usr/local/lib", "/lib", "/etc", "/tmp"],
+)
 def test_a_mount_over_what_the_image_runs_with_is_refused(
     exposure: Exposure, tmp_path: Path, place: str
 ) -> None:
     Path(place).stat()
-    (tmp_path / "data" / "link").symlink_to(place)
     unhidden = replace(exposure, hidden=())
+    if not Path(place).is_symlink():
+        with pytest.raises(StageFailedError, match="over the image's own /"):
+            find_mounts(replace(unhidden, inputs=(Path(place),)))
+    (tmp_path / "data" / "link").symlink_to(place)
     with pytest.raises(StageFailedError, match="over the image's own /"):
         find_mounts(unhidden)
+
+
+@pytest.mark.parametrize(
+    "place", ["/usr/local/bin", "/usr/share/doc", "/lib/os-release", "/etc/passwd", "/proc/self"]
+)
+def test_no_link_leads_into_what_an_image_runs_with(
+    exposure: Exposure, tmp_path: Path, place: str
+) -> None:
+    """Bases differ: the Python of one is Debian's, that of another lies in /usr/local."""
+    Path(place).stat()
+    (tmp_path / "data" / "link").symlink_to(place)
+    with pytest.raises(StageFailedError, match=f"^{place}: .* image's own /"):
+        find_mounts(replace(exposure, hidden=()))
+
+
+def test_a_manifest_may_name_a_place_beside_what_an_image_runs_with(
+    exposure: Exposure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("/opt/data", "/opt/robotwin-assets", "/usr/local/share/no such data"):
+        assert mounted(replace(exposure, inputs=(Path(place),)))[place]
+    for place in ("/opt/robotwin", "/opt/appliance/lib", "/usr/local/lib/python3.11"):
+        with pytest.raises(StageFailedError, match="over the image's own /"):
+            find_mounts(replace(exposure, inputs=(Path(place),)))
+    monkeypatch.setattr(isolation, "_IMAGE_ROOTS", (str(tmp_path / "usr"),))
+    (tmp_path / "usr" / "named").mkdir(parents=True)
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "usr" / "named")
+    with pytest.raises(StageFailedError, match="image's own /"):
+        find_mounts(exposure)
+    both = replace(exposure, inputs=(*exposure.inputs, tmp_path / "usr" / "named"))
+    assert mounted(both)[str(tmp_path / "usr" / "named")]
 
 
 def test_a_hub_cache_of_many_files_is_one_mount_and_too_many_links_are_an_error(
