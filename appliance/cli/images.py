@@ -43,7 +43,7 @@ def describe(opened: ImageEnvironment) -> str:
     lines = [
         opened.found.name,
         f"  id             {opened.found.id}",
-        f"  digest         {opened.found.digest or 'none: it was never in a registry'}",
+        f"  digest         {opened.found.digest or 'none: from no registry by this name'}",
         f"  holds          {opened.inventory.digest}",
         f"  appliance      {value['appliance']}, Python {value['python']}, {value['libc']}",
         f"  system         {value['system']['name']}, {len(value['system']['packages'])} packages",

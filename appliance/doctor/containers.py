@@ -19,7 +19,7 @@ GPU_RUNTIME_FIX = "install nvidia-container-toolkit and run `nvidia-ctk runtime 
 
 
 def look_at_engine() -> Finding:
-    """Whether the daemon answers."""
+    """Whether the daemon answers. Raises RuntimeMissingError when it cannot be used as it is."""
     try:
         facts = _probe()
     except ImportError:
@@ -29,7 +29,11 @@ def look_at_engine() -> Finding:
             str(error).split(" Start it", 1)[0],
             "apt-get install docker.io, start it (systemctl start docker), join the group docker",
         )
-    return good(f"Docker {facts.version}, {facts.storage_driver}")
+    from appliance.engine.isolation import ROOTLESS, container_user
+
+    container_user(facts.security_options)
+    mode = ", rootless" if ROOTLESS in facts.security_options else ""
+    return good(f"Docker {facts.version}, {facts.storage_driver}{mode}")
 
 
 def look_at_image_disk() -> Finding:
@@ -38,10 +42,11 @@ def look_at_image_disk() -> Finding:
         facts = _probe()
     except (ImportError, ApplianceError):
         return note("unknown: no container engine answers")
-    if not facts.root_dir.is_dir():
-        return note(f"unknown: the engine's {facts.root_dir} cannot be seen from here")
-    free = shutil.disk_usage(facts.root_dir).free
-    found = f"{free / GIB:.1f} GiB free at {facts.root_dir}"
+    seen = [place for place in facts.image_dirs if place.is_dir()]
+    if not seen:
+        return note(f"unknown: the engine's {facts.image_dirs[0]} cannot be seen from here")
+    free, place = min((shutil.disk_usage(place).free, place) for place in seen)
+    found = f"{free / GIB:.1f} GiB free at {place}"
     if free >= BUILD_DISK_BYTES:
         return good(found)
     fix = f"free {BUILD_DISK_BYTES // GIB} GiB there, or give the engine another data-root"

@@ -45,8 +45,8 @@ def look_at_jax_plugin() -> Finding:
             versions.append(importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             return note(
-                f"no {name} here; needed for `serve` and `evaluate` with --gpus, not for"
-                " containers, which bring it",
+                f"no {name} here; needed for `serve --gpus`, `train --gpus` and `evaluate` of a"
+                " manifest with GPUs, not for containers, which bring it",
                 "install docker/requirements/cuda.txt",
             )
     if len(set(versions)) > 1:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.engine.daemon import LOCAL_IMAGES
+from appliance.engine.daemon import LOCAL_IMAGES, daemon_address
 from appliance.errors import ImageError, RuntimeMissingError
 
 DOCKERFILE = Path("docker") / "Dockerfile"
@@ -58,7 +58,7 @@ def build_image(request: BuildRequest) -> None:
     done = subprocess.run(
         command,
         cwd=request.source_dir,
-        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        env=_builder_environment(),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         check=False,
@@ -100,23 +100,33 @@ def find_builder() -> Path:
     """
     seen: list[str] = []
     for candidate in _commands("docker"):
-        said = subprocess.run(
-            [str(candidate), "build", "--help"],
-            env={**os.environ, "DOCKER_BUILDKIT": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_HELP_TIMEOUT_S,
-            check=False,
-        )
+        seen.append(str(candidate))
+        try:
+            said = subprocess.run(
+                [str(candidate), "build", "--help"],
+                env=_builder_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_HELP_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
         if said.returncode == 0 and "--secret" in said.stdout:
             return candidate
-        seen.append(str(candidate))
     raise RuntimeMissingError(
         "Images are built with the docker command line and BuildKit; "
         + (f"{', '.join(seen)} cannot: install its buildx plugin." if seen else "none is here.")
         + " On Debian: apt-get install docker.io"
     )
+
+
+def _builder_environment() -> dict[str, str]:
+    """The caller's variables, with the daemon that runs will use instead of a context's."""
+    kept = {name: value for name, value in os.environ.items() if name != "DOCKER_CONTEXT"}
+    return {**kept, "DOCKER_BUILDKIT": "1", "DOCKER_HOST": daemon_address()}
 
 
 def _commands(name: str) -> Iterator[Path]:

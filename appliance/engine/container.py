@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from appliance.digest import sha256_bytes
 from appliance.engine.daemon import connected, daemon_errors, explain
 from appliance.engine.isolation import (
+    READER_LABEL,
     RUN_LABEL,
     STAGE_LABEL,
     Exposure,
     Limits,
     container_settings,
+    container_user,
+    reader_settings,
 )
 from appliance.engine.watch import CLAIM
 from appliance.errors import (
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
 PYTHON = "/opt/appliance/bin/python"
 _STOP_TIMEOUT_S = 20
 _REMOVE_TRIES = 3
+_READER_LIMIT_S = 1800  # hashing an image with all assets takes minutes on a slow disk
+_READER_LEFT_AFTER_S = 4 * _READER_LIMIT_S
+_READER_POLL_S = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -107,29 +114,26 @@ def run_python(
 def read_from_image(image_id: str, arguments: Sequence[str]) -> bytes:
     """What ``python ARGUMENTS`` prints in a fresh container that sees nothing of the host.
 
-    Raises StageFailedError with its error text when it fails, ImageError without such a python.
+    Raises StageFailedError with its error text when it fails, ImageError without such a python or
+    when it does not end in half an hour.
     """
-    with connected() as client, daemon_errors("reading what is installed in the image"):
-        container = client.api.create_container(
+    settings = reader_settings()
+    with (
+        connected() as client,
+        daemon_errors("reading what is installed in the image"),
+        reader(
+            client,
             image_id,
             command=list(arguments),
             entrypoint=[PYTHON],
-            user="65534:65534",
-            host_config=client.api.create_host_config(
-                network_mode="none",
-                read_only=True,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges:true"],
-                tmpfs={"/tmp": "rw,nosuid,nodev"},  # noqa: S108 (the container's own)
-            ),
-        )
-        try:
-            _start(client, container["Id"], image_id)
-            code = client.api.wait(container["Id"])["StatusCode"]
-            said = client.api.logs(container["Id"], stdout=True, stderr=False)
-            errors = client.api.logs(container["Id"], stdout=False, stderr=True)
-        finally:
-            client.api.remove_container(container["Id"], force=True)
+            host_config=client.api.create_host_config(**settings["host"]),
+            **settings["create"],
+        ) as container_id,
+    ):
+        _start(client, container_id, image_id)
+        code = _wait_for_reader(client, container_id, image_id)
+        said = client.api.logs(container_id, stdout=True, stderr=False)
+        errors = client.api.logs(container_id, stdout=False, stderr=True)
     if code:
         raise StageFailedError(
             f"The image {image_id} does not say what is installed in it:"
@@ -139,18 +143,60 @@ def read_from_image(image_id: str, arguments: Sequence[str]) -> bytes:
     return bytes(said)
 
 
+@contextlib.contextmanager
+def reader(client: DockerClient, image_id: str, **settings: Any) -> Iterator[str]:
+    """A container an image is read by (``create_container``), removed at the end in any case.
+
+    One that a killed call left is removed by a later call. Raises what the SDK does.
+    """
+    _remove_left_readers(client)
+    settings.setdefault("labels", {READER_LABEL: ""})
+    created = client.api.create_container(image_id, **settings)
+    try:
+        yield created["Id"]
+    finally:
+        _remove(client, created["Id"])
+
+
+def _wait_for_reader(client: DockerClient, container_id: str, image_id: str) -> int:
+    """Its exit code. Raises ImageError when there is none in time."""
+    deadline = time.monotonic() + _READER_LIMIT_S
+    while (state := client.api.inspect_container(container_id)["State"]).get("Running"):
+        if time.monotonic() > deadline:
+            raise ImageError(
+                f"The image {image_id} has not said within {_READER_LIMIT_S} s what is installed in"
+                " it. If the machine is not just slow, the image is none of this project: name one"
+                " in runtime.image, or build one with `appliance image build`."
+            )
+        time.sleep(_READER_POLL_S)
+    return int(state["ExitCode"])
+
+
+def _remove_left_readers(client: DockerClient) -> None:
+    """Remove readers older than any call takes: another one's, in use, is not."""
+    oldest = time.time() - _READER_LEFT_AFTER_S
+    for left in client.api.containers(all=True, filters={"label": READER_LABEL}):
+        if left["Created"] < oldest:
+            logger.info("removing the container %s that read an image", left["Id"][:12])
+            _remove(client, left["Id"])
+
+
 def run_label(run_dir: Path) -> str:
     """What the containers of one run folder are labelled with."""
     return sha256_bytes(str(run_dir.resolve()).encode())[:32]
 
 
 def remove_leftovers(client: DockerClient, run_dir: Path) -> None:
-    """Remove containers a killed run of this folder left; the caller holds the run folder."""
+    """Remove containers a killed run of this folder left, and old ones that read an image.
+
+    The caller holds the run folder.
+    """
     wanted = {"label": f"{RUN_LABEL}={run_label(run_dir)}"}
     with daemon_errors("looking for containers a killed run left"):
         for left in client.api.containers(all=True, filters=wanted):
             logger.info("removing the container %s a killed run left", left["Id"][:12])
             _remove(client, left["Id"])
+        _remove_left_readers(client)
 
 
 @contextlib.contextmanager
@@ -161,7 +207,15 @@ def _container(
     labels = {RUN_LABEL: run_label(request.exposure.run_dir), STAGE_LABEL: stage}
     terminal = sys.stderr.isatty()
     environment = {**request.environment, CLAIM: str(request.claim), **_terminal(terminal)}
-    settings = container_settings(request.exposure, request.limits, environment, labels)
+    with daemon_errors("telling what it is"):
+        security_options = client.info().get("SecurityOptions") or ()
+    settings = container_settings(
+        request.exposure,
+        request.limits,
+        environment,
+        labels,
+        user=container_user(security_options),
+    )
     with daemon_errors(f"making the container of stage {stage}"):
         created = client.api.create_container(
             request.image_id,

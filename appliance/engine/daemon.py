@@ -1,7 +1,8 @@
 """The container engine's daemon: reach it, and find the image a run is to use.
 
-The Docker SDK speaks to the daemon that ``DOCKER_HOST`` or the standard socket names. It has to run
-on this machine: run folders are mounted, not copied.
+Everything here speaks to the daemon that ``DOCKER_HOST`` names, or to the standard socket; the
+docker command line's contexts are not looked at. It has to run on this machine: run folders are
+mounted, not copied.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ START_ADVICE = (
 )
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 _UNIX = "unix://"
+_DEFAULT_REPOSITORY = ("index.docker.io/", "docker.io/", "library/")
 _TIMEOUT_S = 120
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ def connected() -> Iterator[DockerClient]:
         ) from error
     try:
         _knock()
-        client = docker.from_env(timeout=_TIMEOUT_S)
+        told = {**os.environ, "DOCKER_HOST": daemon_address()}
+        client = docker.from_env(timeout=_TIMEOUT_S, environment=told)
         client.ping()
     except (DockerException, OSError) as error:
         raise RuntimeMissingError(
@@ -69,9 +72,14 @@ def connected() -> Iterator[DockerClient]:
         client.close()
 
 
+def daemon_address() -> str:
+    """Where the daemon listens, in the form of ``DOCKER_HOST``."""
+    return os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+
+
 def _knock() -> None:
     """Raise OSError when nobody listens; the SDK leaves a socket open then."""
-    host = os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+    host = daemon_address()
     if host.startswith(_UNIX):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_TIMEOUT_S)
@@ -122,30 +130,62 @@ def find_image(client: DockerClient, name: str, digest: str | None) -> Image:
     """
     with daemon_errors(f"looking for the image {name}"):
         found = _get_or_pull(client, name, digest)
-    digests = [each.partition("@")[2] for each in found.attrs.get("RepoDigests") or ()]
+    known = _registry_digests(found, name)
+    digests = [each for _, each in known]
     if digest is not None and digest not in (found.id, *digests):
         raise ImageError(
             f"runtime.image: {name} is not the pinned image.\n  pinned: {digest}\n  found:  "
             f"{found.id}{_list_digests(digests)}\nUse the pinned image, or, if the change is meant,"
             " put the found value into runtime.image_digest."
         )
-    return Image(name=name, id=str(found.id), digest=digests[0] if digests else None)
+    own = [each for repository, each in known if repository == _repository(name)]
+    if digest in digests:
+        own.insert(0, digest)
+    return Image(name=name, id=str(found.id), digest=own[0] if own else None)
+
+
+def _registry_digests(found: Any, name: str) -> list[tuple[str, str]]:
+    """Repository and digest of each registry an image is from, as far as the engine can tell.
+
+    Its containerd store names an image built here so too, by the image's own id.
+    """
+    named = [str(each).partition("@") for each in found.attrs.get("RepoDigests") or ()]
+    is_local = name in LOCAL_IMAGES.values()
+    return [
+        (_repository(repository), digest)
+        for repository, _, digest in named
+        if not (is_local and digest == found.id)
+    ]
+
+
+def _repository(name: str) -> str:
+    """An image's name without tag and digest, and without what the engine leaves out of it."""
+    untagged = name.partition("@")[0]
+    parent, slash, last = untagged.rpartition("/")
+    repository = f"{parent}{slash}{last.partition(':')[0]}"
+    for prefix in _DEFAULT_REPOSITORY:
+        repository = repository.removeprefix(prefix)
+    return repository
 
 
 def _get_or_pull(client: DockerClient, name: str, digest: str | None) -> Any:
     from docker.errors import APIError, ImageNotFound
 
-    try:
-        return client.images.get(name)
-    except ImageNotFound:
-        return _pull(client, name, digest)
-    except APIError as error:
-        if not error.is_client_error():
-            raise
-        raise ImageError(
-            f"runtime.image: {name}: {explain(error)}. Correct the name; `docker images` lists what"
-            " is here."
-        ) from error
+    # What was pulled by its pin has no tag; a pin that is an id names an image without any.
+    further = () if digest is None else (f"{_repository(name)}@{digest}", digest)
+    for each in (name, *further):
+        try:
+            return client.images.get(each)
+        except ImageNotFound:
+            continue
+        except APIError as error:
+            if not error.is_client_error():
+                raise
+            raise ImageError(
+                f"runtime.image: {name}: {explain(error)}. Correct the name; `docker images` lists"
+                " what is here."
+            ) from error
+    return _pull(client, name, digest)
 
 
 def _pull(client: DockerClient, name: str, digest: str | None) -> Any:

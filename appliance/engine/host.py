@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from appliance.engine.gpus import VISIBLE_DEVICES
 from appliance.errors import StageFailedError
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def pinned_environment(
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONHASHSEED": "0",
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else "",
+        # On GPUs the caller's choice is inherited; set but empty would be the choice of none.
+        **({} if gpus else {VISIBLE_DEVICES: ""}),
     }
 
 

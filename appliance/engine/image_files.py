@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.digest import CHUNK_BYTES, sha256_json
+from appliance.engine.container import reader
 from appliance.engine.daemon import connected, daemon_errors, find_image
 
 # What the engine itself puts into every container.
@@ -43,13 +44,12 @@ def read_image_files(name: str) -> ImageFiles:
     """
     with connected() as client:
         image = find_image(client, name, None)
-        with daemon_errors(f"reading the files of {name}"):
-            container = client.api.create_container(image.id, command=["none"])
-            try:
-                archive = _ChunkReader(client.api.export(container["Id"], CHUNK_BYTES))
-                files = dict(digest_archive(io.BufferedReader(archive, CHUNK_BYTES)))
-            finally:
-                client.api.remove_container(container["Id"], force=True)
+        with (
+            daemon_errors(f"reading the files of {name}"),
+            reader(client, image.id, command=["none"]) as container_id,
+        ):
+            archive = _ChunkReader(client.api.export(container_id, CHUNK_BYTES))
+            files = dict(digest_archive(io.BufferedReader(archive, CHUNK_BYTES)))
     return ImageFiles(name=name, id=image.id, files=files)
 
 

@@ -3,8 +3,9 @@
 The run folder is the only place that can be written, apart from a /tmp in memory. Inputs are
 mounted read-only, everything at the path it has on the host, so that a stage sees the same paths
 whichever engine runs it. No network, no capabilities, no new privileges, read-only root. The
-container runs as the caller, so that what it writes is the caller's. Nothing that holds the signing
-key or lies beside it is ever mounted; a request that would show any of it is refused.
+container runs as the caller (``container_user``), so that what it writes is the caller's. Nothing
+that holds the signing key or lies beside it is ever mounted; a request that would show any of it is
+refused.
 """
 
 from __future__ import annotations
@@ -25,16 +26,33 @@ logger = logging.getLogger(__name__)
 GIB = 1 << 30
 RUN_LABEL = "plan-star-appliance.run"
 STAGE_LABEL = "plan-star-appliance.stage"
+READER_LABEL = "plan-star-appliance.reader"
+ROOTLESS = "name=rootless"
+_REMAPPED = "name=userns"
 TMP = "/tmp"  # noqa: S108 (a file system of the container's own)
 _SHARED_MEMORY_BYTES = GIB
 _TMP_BYTES = 4 * GIB
 _RESERVE_BYTES = GIB
+_NOBODY = "65534:65534"
 _MANY_MOUNTS = 100
 _MAX_MOUNTS = 1000
-# What every container runs with; a mount over one of these would replace it.
+# What every container runs with; a mount over one of these would replace it. The base of an image
+# decides whether its Python is Debian's, in /usr, or one in /usr/local.
 _IMAGE_PLACES = (
-    *("/opt/appliance/bin", "/usr/bin", "/usr/lib", "/etc"),
+    *(
+        f"{prefix}/{part}"
+        for prefix in ("/opt/appliance", "/opt/robotwin", "/usr", "/usr/local")
+        for part in ("bin", "lib/python3.11")
+    ),
+    *("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/sbin", "/usr/share", "/opt/vulkan"),
+    *("/bin", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/sbin"),
     *("/dev", "/proc", "/run", "/sys", TMP),
+)
+# Where a container may look for what it runs with. A manifest may name something in there, as
+# somebody's dataset in /usr/share; a link in a dataset must not lead there.
+_IMAGE_ROOTS = (
+    *("/opt/appliance", "/opt/robotwin", "/opt/vulkan", "/usr", "/etc", "/proc", "/sys"),
+    *("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin"),
 )
 _GPU_CAPABILITIES = [["gpu", "compute", "utility", "graphics"]]
 
@@ -47,6 +65,11 @@ class Limits:
     cpus: float
     pids: int
     gpus: int
+
+
+# For a look into an image: hashing its files takes one core, and little memory.
+_READER_LIMITS = Limits(memory_bytes=2 * GIB, cpus=1.0, pids=1024, gpus=0)
+READER_OUTPUT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +112,8 @@ def find_mounts(exposure: Exposure) -> list[dict[str, Any]]:
     Links that lead out of an input are followed, those in a folder they lead to as well; what a
     link leads to is mounted, that file or folder and nothing beside it. Raises StageFailedError
     when a mount would show something of what is hidden, would lie over what a container needs of
-    its image, or when links lead to more places than an engine can mount.
+    its image, when a link leads in there, or when links lead to more places than an engine can
+    mount.
     """
     run_dir = exposure.run_dir.resolve()
     hidden = [each.resolve() for each in exposure.hidden]
@@ -118,13 +142,16 @@ def _follow_links(exposure: Exposure, hidden: Sequence[Path]) -> dict[Path, Path
     Everything is checked before it is looked into.
     """
     shown: dict[Path, Path] = {}
-    waiting = [(place, place) for place in (each.resolve() for each in exposure.inputs)]
+    named = [place.resolve() for place in (exposure.run_dir, *exposure.inputs)]
+    waiting = [(place, place) for place in named[1:]]
     num_folders = 0
     while waiting:
         target, source = waiting.pop()
         if target in shown:
             continue
         _refuse(target, source, hidden)
+        if not any(target.is_relative_to(place) for place in named):
+            _refuse_in_image(target)
         shown[target] = source
         if source.is_dir():
             num_folders += 1
@@ -144,23 +171,17 @@ def _too_many_links(exposure: Exposure) -> StageFailedError:
 
 
 def container_settings(
-    exposure: Exposure, limits: Limits, environment: Mapping[str, str], labels: Mapping[str, str]
+    exposure: Exposure,
+    limits: Limits,
+    environment: Mapping[str, str],
+    labels: Mapping[str, str],
+    *,
+    user: str,
 ) -> dict[str, Any]:
     """Arguments of the SDK's ``create_host_config`` and ``create_container``, under those names."""
-    user = f"{os.getuid()}:{os.getgid()}"
     settings: dict[str, Any] = {
+        **_shut_in(limits),
         "mounts": find_mounts(exposure),
-        "network_mode": "none",
-        "read_only": True,
-        "tmpfs": {TMP: f"rw,nosuid,nodev,mode=1777,size={min(_TMP_BYTES, limits.memory_bytes)}"},
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges:true"],
-        "mem_limit": limits.memory_bytes,
-        "memswap_limit": limits.memory_bytes,
-        "shm_size": min(_SHARED_MEMORY_BYTES, limits.memory_bytes),
-        "nano_cpus": int(limits.cpus * 1e9),
-        "pids_limit": limits.pids,
-        "init": True,
         "log_config": {"Type": "none", "Config": {}},
     }
     if limits.gpus:
@@ -177,6 +198,53 @@ def container_settings(
             "labels": dict(labels),
             "working_dir": TMP,
         },
+    }
+
+
+def container_user(security_options: Sequence[str]) -> str:
+    """Who a container has to run as so that what it writes is the caller's.
+
+    ``security_options`` are the engine's own (``SecurityOptions`` of its info). In a rootless one
+    root is the caller, and every other id is one of the caller's subordinate ids. Raises
+    RuntimeMissingError when the engine gives containers other ids than they have.
+    """
+    if ROOTLESS in security_options:
+        return "0:0"
+    if _REMAPPED in security_options:
+        raise RuntimeMissingError(
+            "The container engine gives users in containers other ids (userns-remap), so that no"
+            " stage could write its run folder. Take userns-remap out of the engine's settings"
+            " (/etc/docker/daemon.json), use a rootless engine, or use --engine host."
+        )
+    return f"{os.getuid()}:{os.getgid()}"
+
+
+def reader_settings() -> dict[str, Any]:
+    """As ``container_settings``, of a container that sees nothing and whose output is read after.
+
+    The engine keeps the newest part of the output, at most ``READER_OUTPUT_BYTES``.
+    """
+    kept = {"max-size": str(READER_OUTPUT_BYTES), "max-file": "1"}
+    return {
+        "host": {**_shut_in(_READER_LIMITS), "log_config": {"Type": "json-file", "Config": kept}},
+        "create": {"user": _NOBODY, "labels": {READER_LABEL: ""}},
+    }
+
+
+def _shut_in(limits: Limits) -> dict[str, Any]:
+    """What every container is denied, and its limits."""
+    return {
+        "network_mode": "none",
+        "read_only": True,
+        "tmpfs": {TMP: f"rw,nosuid,nodev,mode=1777,size={min(_TMP_BYTES, limits.memory_bytes)}"},
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "mem_limit": limits.memory_bytes,
+        "memswap_limit": limits.memory_bytes,
+        "shm_size": min(_SHARED_MEMORY_BYTES, limits.memory_bytes),
+        "nano_cpus": int(limits.cpus * 1e9),
+        "pids_limit": limits.pids,
+        "init": True,
     }
 
 
@@ -222,6 +290,17 @@ def _refuse(target: Path, source: Path, hidden: Sequence[Path]) -> None:
                 f"{target}: would be mounted in a stage's container, over the image's own {own}."
                 " Put what is needed from there elsewhere, or, if a link in the dataset leads"
                 " there, replace the link by what it leads to."
+            )
+
+
+def _refuse_in_image(target: Path) -> None:
+    """See that a link leads to none of the image's own places. Raises StageFailedError."""
+    for own in _IMAGE_ROOTS:
+        if target.is_relative_to(own):
+            raise StageFailedError(
+                f"{target}: a link in what the manifest names leads there, and a stage's container"
+                f" has its image's own {own}. Remove the link, or replace it by what it leads to;"
+                " if it is not yours, ask who made it."
             )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.engine.container import StageContainer, run_stage_container
+from appliance.engine.gpus import VISIBLE_DEVICES
 from appliance.engine.host import pinned_environment, run_stage_process
 from appliance.engine.isolation import Exposure, Limits, cpu_limit, memory_limit
 from appliance.engine.probe import probe_engine
@@ -165,7 +166,7 @@ def open_engine(
 def container_environment(runtime: RuntimePart, scratch_dir: Path) -> dict[str, str]:
     """The variables of a stage's container: those of the host engine, and places it can write."""
     pinned = _pinned(runtime, scratch_dir)
-    pinned.pop("CUDA_VISIBLE_DEVICES")  # the engine hands out the devices themselves
+    pinned.pop(VISIBLE_DEVICES, None)  # the engine hands out the devices themselves
     return {
         **pinned,
         "HOME": "/tmp",  # noqa: S108 (in the container)

@@ -25,6 +25,7 @@ from appliance.doctor.check import (
     note,
 )
 from appliance.doctor.examine import examine, list_checks
+from appliance.engine import probe
 from appliance.errors import SimulatorError
 from appliance.simulator import frame
 from tests.doctor.stand_in_daemon import stand_in_daemon
@@ -230,6 +231,47 @@ def test_an_image_needs_room_where_the_daemon_keeps_images(
     with stand_in_daemon(tmp_path, {"DockerRootDir": str(tmp_path / "elsewhere")}) as address:
         monkeypatch.setenv("DOCKER_HOST", address)
         assert "cannot be seen from here" in containers.look_at_image_disk().found
+
+
+def test_room_is_looked_for_where_containerd_keeps_the_images(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(probe, "CONTAINERD_DIR", tmp_path / "containerd")
+    room = {"data": containers.BUILD_DISK_BYTES, "containerd": 0}
+    for name in room:
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda place: type("usage", (), {"free": room[place.name]})
+    )
+    store = [["driver-type", "io.containerd.snapshotter.v1"]]
+    for status, name in (([["Backing Filesystem", "extfs"]], "data"), (store, "containerd")):
+        info = {"DockerRootDir": str(tmp_path / "data"), "DriverStatus": status}
+        with stand_in_daemon(tmp_path, info) as address:
+            monkeypatch.setenv("DOCKER_HOST", address)
+            assert f"free at {tmp_path / name}" in containers.look_at_image_disk().found
+    (tmp_path / "containerd").rmdir()
+    with stand_in_daemon(tmp_path, info) as address:
+        monkeypatch.setenv("DOCKER_HOST", address)
+        assert f"free at {tmp_path / 'data'}" in containers.look_at_image_disk().found
+
+
+def test_an_engine_that_gives_ids_in_another_way_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for option, words in (("name=rootless", "overlay2, rootless"), ("name=cgroupns", "overlay2")):
+        with stand_in_daemon(tmp_path, {"SecurityOptions": [option]}) as address:
+            monkeypatch.setenv("DOCKER_HOST", address)
+            assert containers.look_at_engine() == good(f"Docker 20.10.24, {words}")
+    check = Check(
+        name="engine",
+        needed_for=frozenset({Purpose.DOCKER}),
+        look=containers.look_at_engine,
+    )
+    with stand_in_daemon(tmp_path, {"SecurityOptions": ["name=userns"]}) as address:
+        monkeypatch.setenv("DOCKER_HOST", address)
+        (result,) = examine((check,), Purpose.DOCKER)
+    assert result.is_fatal
+    assert "userns-remap" in result.finding.found
 
 
 def test_an_engine_that_hands_out_no_gpus_is_missing_what_gpus_need(

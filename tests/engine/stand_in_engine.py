@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 SAID = b"words of a stage\n"
 NAME = "made"
@@ -35,6 +36,7 @@ ANSWERS: Mapping[str, Answer] = {
     ),
     f"POST /containers/{NAME}/start": (204, None),
     f"POST /containers/{NAME}/wait": (200, {"StatusCode": 0}),
+    f"GET /containers/{NAME}/logs": (200, {}),
     f"DELETE /containers/{NAME}": (204, None),
 }
 
@@ -44,14 +46,22 @@ def refusal(text: str, status: int = 400) -> Answer:
     return status, {"message": text}
 
 
+class Asked(list[str]):
+    """Method and path of each request; ``created`` is what containers were asked to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.created: list[dict[str, Any]] = []
+
+
 @contextmanager
-def stand_in_engine(socket: Path, **changes: Answer) -> Iterator[list[str]]:
+def stand_in_engine(socket: Path, **changes: Answer) -> Iterator[Asked]:
     """Serve at ``socket``; yields what was asked, as it comes.
 
     ``changes`` are answers by the last word of the path they are for (``start``, ``info``):
     ``json`` is the container's, any other word an image.
     """
-    asked: list[str] = []
+    asked = Asked()
     started = threading.Event()
     answers = dict(ANSWERS)
     for word, answer in changes.items():
@@ -63,9 +73,11 @@ def stand_in_engine(socket: Path, **changes: Answer) -> Iterator[list[str]]:
         protocol_version = "HTTP/1.1"
 
         def _answer(self) -> None:
-            path = re.sub(r"^/v[0-9.]+", "", self.path.partition("?")[0])
+            path = unquote(re.sub(r"^/v[0-9.]+", "", self.path.partition("?")[0]))
             asked.append(f"{self.command} {path}")
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if path == "/containers/create":
+                asked.created.append(json.loads(body))
             if path.endswith("/attach"):
                 self.wfile.write(b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\n\r\n")
                 started.wait(_START_TIMEOUT_S)
@@ -73,7 +85,8 @@ def stand_in_engine(socket: Path, **changes: Answer) -> Iterator[list[str]]:
                     self.wfile.write(b"\x01\0\0\0" + len(SAID).to_bytes(4, "big") + SAID)
                 self.close_connection = True
                 return
-            answer = answers.get(f"{self.command} {path}", refusal("no such thing", 404))
+            thing = "No such image" if path.startswith("/images/") else "no such thing"
+            answer = answers.get(f"{self.command} {path}", refusal(thing, 404))
             if answer is None:
                 self.close_connection = True
                 return

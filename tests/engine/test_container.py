@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from appliance.digest import sha256_bytes
+from appliance.engine import container, daemon
 from appliance.engine.container import (
     PYTHON,
     StageContainer,
@@ -18,17 +22,24 @@ from appliance.engine.container import (
     run_stage_container,
 )
 from appliance.engine.daemon import connected, find_image
-from appliance.engine.isolation import Exposure, Limits
+from appliance.engine.image_files import read_image_files
+from appliance.engine.isolation import GIB, READER_LABEL, Exposure, Limits
 from appliance.engine.probe import probe_engine
-from appliance.errors import ImageError, OutOfMemoryError, StageFailedError
-from tests.engine.stand_in_engine import NAME, SAID, Answer, refusal, stand_in_engine
+from appliance.errors import (
+    ImageError,
+    OutOfMemoryError,
+    RuntimeMissingError,
+    StageFailedError,
+)
+from appliance.files import write_json
+from tests.engine.stand_in_engine import NAME, SAID, Answer, Asked, refusal, stand_in_engine
 
 IMAGE = "some-image"
 NO_PROGRAM = (
     f'failed to create task for container: unable to start container process: exec: "{PYTHON}":'
     f" stat {PYTHON}: no such file or directory: unknown"
 )
-StartEngine = Callable[..., list[str]]
+StartEngine = Callable[..., Asked]
 
 
 @pytest.fixture
@@ -36,7 +47,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartEng
     """Start a stand-in engine with changed answers; what it was asked."""
     with ExitStack() as ended:
 
-        def start(**changes: Answer) -> list[str]:
+        def start(**changes: Answer) -> Asked:
+            (tmp_path / "engine.sock").unlink(missing_ok=True)
             monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
             return ended.enter_context(stand_in_engine(tmp_path / "engine.sock", **changes))
 
@@ -72,6 +84,34 @@ def test_what_a_stage_says_is_passed_on_and_its_container_removed(
     assert run_stage_container("plan", request_, output=said) == 11
     assert said.getvalue() == SAID
     assert asked[-1] == f"DELETE /containers/{NAME}"
+
+
+def test_in_a_rootless_engine_the_caller_is_root_and_remapped_ids_are_refused(
+    engine: StartEngine, request_: StageContainer, tmp_path: Path
+) -> None:
+    asked = engine(info=(200, {"SecurityOptions": ["name=seccomp", "name=rootless"]}))
+    assert run_stage_container("plan", request_, output=io.BytesIO()) == 0
+    assert [each["User"] for each in asked.created] == ["0:0"]
+    asked = engine(info=(200, {"SecurityOptions": ["name=userns"]}))
+    with pytest.raises(RuntimeMissingError, match="userns-remap"):
+        run_stage_container("plan", request_, output=io.BytesIO())
+    assert asked.created == []
+
+
+def test_a_context_of_the_docker_command_line_is_not_followed(
+    engine: StartEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building, too, asks the daemon that runs will use."""
+    engine()
+    monkeypatch.setattr(daemon, "DEFAULT_HOST", os.environ["DOCKER_HOST"])
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
+    context = tmp_path / "contexts" / "meta" / sha256_bytes(b"elsewhere") / "meta.json"
+    endpoints = {"docker": {"Host": f"unix://{tmp_path}/none.sock"}}
+    write_json(context, {"Name": "elsewhere", "Metadata": {}, "Endpoints": endpoints})
+    (tmp_path / "config.json").write_text('{"currentContext": "elsewhere"}')
+    assert probe_engine().num_cpus == 2
 
 
 def test_a_stage_that_succeeded_is_no_failure_though_a_process_of_it_ran_out_of_memory(
@@ -126,6 +166,46 @@ def test_an_image_without_the_entry_program_is_another_image(
             run()
 
 
+def test_what_reads_an_image_is_limited_and_labelled(engine: StartEngine) -> None:
+    """The image may be anything a manifest names."""
+    asked = engine(image=(200, {"Id": "sha256:1"}))
+    read_from_image(IMAGE, ["-m", "appliance.stages.inventory"])
+    with suppress(StageFailedError):  # the stand-in exports nothing
+        read_image_files("image")
+    assert [each["Labels"] for each in asked.created] == [{READER_LABEL: ""}] * 2
+    host = asked.created[0]["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == 2 * GIB
+    assert host["NanoCpus"] == 1_000_000_000
+    assert 0 < host["PidsLimit"] <= 1024
+    assert host["Init"] is True
+    assert host["LogConfig"]["Config"] == {"max-size": str(32 << 20), "max-file": "1"}
+    assert (host["NetworkMode"], host["ReadonlyRootfs"], host["CapDrop"]) == ("none", True, ["ALL"])
+    assert not host.get("Mounts")
+    assert not host.get("Binds")
+    assert asked[-1] == f"DELETE /containers/{NAME}"
+
+
+def test_an_image_that_never_answers_is_not_waited_for(
+    engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = engine(json=(200, {"State": {"Running": True, "ExitCode": 0}}))
+    monkeypatch.setattr(container, "_READER_LIMIT_S", 0.3)
+    with pytest.raises(ImageError, match=rf"{IMAGE} has not said within 0\.3 s .*runtime\.image"):
+        read_from_image(IMAGE, ["-m", "appliance.stages.inventory"])
+    assert asked[-1] == f"DELETE /containers/{NAME}"
+
+
+def test_what_a_killed_call_left_of_reading_an_image_is_removed_later(
+    engine: StartEngine,
+) -> None:
+    now = time.time()
+    there = [{"Id": "old", "Created": int(now - 1e5)}, {"Id": "another's", "Created": int(now)}]
+    asked = engine(**{"containers/json": (200, there)})
+    read_from_image(IMAGE, ["-m", "appliance.stages.inventory"])
+    removed = [line for line in asked if line.startswith("DELETE")]
+    assert removed == ["DELETE /containers/old", f"DELETE /containers/{NAME}"]
+
+
 class Closed(io.BytesIO):
     """An output whose reader is gone."""
 
@@ -158,6 +238,44 @@ def test_an_image_name_the_engine_refuses_is_named(engine: StartEngine) -> None:
     expected = r"runtime\.image: image: invalid reference format\."
     with connected() as client, pytest.raises(ImageError, match=expected):
         find_image(client, "image", None)
+
+
+ID, PIN, OTHER = (f"sha256:{digit * 64}" for digit in "123")
+
+
+@pytest.mark.parametrize("pin", [PIN, ID])
+def test_an_image_that_was_pulled_by_its_pin_is_found_again_without_a_registry(
+    engine: StartEngine, pin: str
+) -> None:
+    """An engine keeps no tag of it."""
+    name = "repo.org:5000/a/policy"
+    found = {"Id": ID, "RepoDigests": [f"elsewhere/policy@{OTHER}", f"{name}@{PIN}"]}
+    asked = engine(**dict.fromkeys((f"{name}@{PIN}", ID), (200, found)))
+    with connected() as client:
+        image = find_image(client, f"{name}:v1", pin)
+    assert (image.id, image.digest) == (ID, PIN)
+    assert not any("/images/create" in line for line in asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "digests", "expected"),
+    [
+        ("a/policy:v1", [f"b/policy@{OTHER}", f"a/policy@{PIN}"], PIN),
+        ("docker.io/library/policy", [f"b/policy@{OTHER}", f"policy@{PIN}"], PIN),
+        ("h.org:5000/policy", [f"policy@{OTHER}", f"h.org:5000/policy@{PIN}"], PIN),
+        ("a/policy:v1", [f"b/policy@{OTHER}"], None),
+        ("a/policy:v1", [f"a/policy@{ID}"], ID),
+        ("plan-star-appliance:cpu", [f"plan-star-appliance@{ID}"], None),  # containerd's store
+        ("plan-star-appliance:cpu", [f"plan-star-appliance@{PIN}"], PIN),
+        ("a/policy:v1", [], None),
+    ],
+)
+def test_the_registry_digest_is_that_of_the_name_and_no_id_of_an_image_built_here(
+    engine: StartEngine, name: str, digests: list[str], expected: str | None
+) -> None:
+    engine(**{name: (200, {"Id": ID, "RepoDigests": digests})})
+    with connected() as client:
+        assert find_image(client, name, None).digest == expected
 
 
 def test_the_engine_says_what_its_machine_has(engine: StartEngine) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from appliance.engine.host import (
     stage_environment,
 )
 from appliance.errors import StageFailedError
+from appliance.stages.engines import container_environment
+from appliance.stages.manifest import read_manifest
+from tests.conftest import GOLDEN
 
 PINNED = {"cpu_threads": 2, "cpu_max_isa": "AVX2", "gpus": 0}
 
@@ -43,6 +47,21 @@ def test_on_gpus_xla_measures_no_kernels_and_may_use_only_deterministic_ones(
     # jaxlib ends a process that is given a flag it does not know.
     environment = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=environment, check=True)
+
+
+@pytest.mark.parametrize("choice", [None, "", "1"])
+def test_on_gpus_the_callers_choice_of_them_stands_and_no_choice_hides_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, choice: str | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if choice is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", choice)
+    pinned = pinned_environment(**{**PINNED, "gpus": 1}, scratch_dir=tmp_path)
+    assert stage_environment(pinned).get("CUDA_VISIBLE_DEVICES") == choice
+    runtime = read_manifest(GOLDEN / "smoke.yaml").runtime
+    for gpus in (0, 1):  # the container engine hands out the devices themselves
+        given = container_environment(replace(runtime, gpus=gpus), tmp_path)
+        assert "CUDA_VISIBLE_DEVICES" not in given
 
 
 def test_the_pinned_thread_count_reaches_jax_and_torch(tmp_path: Path) -> None:

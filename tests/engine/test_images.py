@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from appliance.engine import build
 from appliance.engine.build import BuildRequest, build_command, build_image, find_builder
+from appliance.engine.daemon import DEFAULT_HOST
 from appliance.engine.image_files import ImageFiles, digest_archive, list_differences
 from appliance.engine.watch import run_is_alive
 from appliance.errors import ImageError, RuntimeMissingError
@@ -94,11 +97,47 @@ def test_what_a_build_needs_is_asked_for_before_it_starts(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeMissingError, match=r"none is here.*apt-get install docker\.io"):
         find_builder()
-    old = tmp_path / "docker"
-    old.write_text("#!/bin/sh\necho no such option\n")
-    old.chmod(0o755)
+    write_docker(tmp_path, "#!/bin/sh\necho no such option\n")
     with pytest.raises(RuntimeMissingError, match="buildx"):
         find_builder()
+
+
+def write_docker(folder: Path, script: str) -> Path:
+    """Put a program called docker into ``folder``."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "docker"
+    path.write_text(script)
+    path.chmod(0o755)
+    return path
+
+
+def test_an_image_is_built_by_the_daemon_that_runs_will_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    script = f'#!/bin/sh\necho --secret "$DOCKER_HOST $DOCKER_CONTEXT" | tee -a {told}\n'
+    folder = write_docker(tmp_path / "bin", script).parent
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
+    for host in ("", "unix:///mine.sock"):
+        monkeypatch.setenv("DOCKER_HOST", host)
+        build_image(BuildRequest(variant="cpu", source_dir=ROOT))
+        expected = f"--secret {host or DEFAULT_HOST} "
+        assert told.read_text().splitlines() == [expected] * 2
+        told.unlink()
+
+
+def test_a_docker_command_that_hangs_or_cannot_be_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_HELP_TIMEOUT_S", 0.5)
+    scripts = ("no program", "#!/bin/sh\nwhile :; do :; done\n", "#!/bin/sh\necho --secret\n")
+    placed = [write_docker(tmp_path / str(n), script) for n, script in enumerate(scripts)]
+    monkeypatch.setenv("PATH", os.pathsep.join(str(path.parent) for path in placed[:2]))
+    with pytest.raises(RuntimeMissingError, match=f"{placed[0]}, {placed[1]} cannot: .*buildx"):
+        find_builder()
+    monkeypatch.setenv("PATH", os.pathsep.join(str(path.parent) for path in placed))
+    assert find_builder() == placed[2]
 
 
 def test_a_run_is_alive_as_long_as_it_holds_its_folder(tmp_path: Path) -> None:

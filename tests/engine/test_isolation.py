@@ -16,11 +16,13 @@ from appliance.bundle.keys import (
     default_key_dir,
     secret_places,
 )
+from appliance.engine import isolation
 from appliance.engine.isolation import (
     GIB,
     Exposure,
     Limits,
     container_settings,
+    container_user,
     cpu_limit,
     find_mounts,
     memory_limit,
@@ -108,15 +110,51 @@ def test_a_folder_a_link_leads_to_is_mounted_without_what_lies_beside_it(
     assert mounted(exposure).keys() == targets
 
 
-@pytest.mark.parametrize("place", ["/", "/opt", "/usr", "/usr/lib", "/etc", "/tmp"])
+@pytest.mark.parametrize(
+    "place",
+    ["/", "/opt", "/usr", "/usr/lib", "/usr/local", "/usr/local/lib", "/lib", "/etc", "/tmp"],
+)
 def test_a_mount_over_what_the_image_runs_with_is_refused(
     exposure: Exposure, tmp_path: Path, place: str
 ) -> None:
     Path(place).stat()
-    (tmp_path / "data" / "link").symlink_to(place)
     unhidden = replace(exposure, hidden=())
+    if not Path(place).is_symlink():
+        with pytest.raises(StageFailedError, match="over the image's own /"):
+            find_mounts(replace(unhidden, inputs=(Path(place),)))
+    (tmp_path / "data" / "link").symlink_to(place)
     with pytest.raises(StageFailedError, match="over the image's own /"):
         find_mounts(unhidden)
+
+
+@pytest.mark.parametrize(
+    "place", ["/usr/local/bin", "/usr/share/doc", "/lib/os-release", "/etc/passwd", "/proc/self"]
+)
+def test_no_link_leads_into_what_an_image_runs_with(
+    exposure: Exposure, tmp_path: Path, place: str
+) -> None:
+    """Bases differ: the Python of one is Debian's, that of another lies in /usr/local."""
+    Path(place).stat()
+    (tmp_path / "data" / "link").symlink_to(place)
+    with pytest.raises(StageFailedError, match=f"^{place}: .* image's own /"):
+        find_mounts(replace(exposure, hidden=()))
+
+
+def test_a_manifest_may_name_a_place_beside_what_an_image_runs_with(
+    exposure: Exposure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("/opt/data", "/opt/robotwin-assets", "/usr/local/share/no such data"):
+        assert mounted(replace(exposure, inputs=(Path(place),)))[place]
+    for place in ("/opt/robotwin", "/opt/appliance/lib", "/usr/local/lib/python3.11"):
+        with pytest.raises(StageFailedError, match="over the image's own /"):
+            find_mounts(replace(exposure, inputs=(Path(place),)))
+    monkeypatch.setattr(isolation, "_IMAGE_ROOTS", (str(tmp_path / "usr"),))
+    (tmp_path / "usr" / "named").mkdir(parents=True)
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "usr" / "named")
+    with pytest.raises(StageFailedError, match="image's own /"):
+        find_mounts(exposure)
+    both = replace(exposure, inputs=(*exposure.inputs, tmp_path / "usr" / "named"))
+    assert mounted(both)[str(tmp_path / "usr" / "named")]
 
 
 def test_a_hub_cache_of_many_files_is_one_mount_and_too_many_links_are_an_error(
@@ -178,7 +216,7 @@ def test_a_mount_that_would_show_the_signing_key_is_refused(
 
 
 def test_a_container_has_no_network_no_capabilities_and_limits(exposure: Exposure) -> None:
-    settings = container_settings(exposure, LIMITS, {"A": "1"}, {})
+    settings = container_settings(exposure, LIMITS, {"A": "1"}, {}, user="1:2")
     host = settings["host"]
     assert host["network_mode"] == "none"
     assert host["read_only"]
@@ -188,9 +226,17 @@ def test_a_container_has_no_network_no_capabilities_and_limits(exposure: Exposur
     assert host["nano_cpus"] == 1_500_000_000
     assert host["pids_limit"] == 100
     assert "device_requests" not in host
-    assert settings["create"]["user"] == f"{os.getuid()}:{os.getgid()}"
+    assert settings["create"]["user"] == "1:2"
     assert settings["create"]["environment"] == {"A": "1"}
     assert settings["create"]["hostname"] == "localhost"
+
+
+def test_a_container_writes_as_the_caller_in_whatever_way_the_engine_gives_ids() -> None:
+    plain = ("name=seccomp,profile=default", "name=cgroupns")
+    assert container_user(plain) == f"{os.getuid()}:{os.getgid()}"
+    assert container_user((*plain, "name=rootless")) == "0:0"
+    with pytest.raises(RuntimeMissingError, match=r"userns-remap.*--engine host"):
+        container_user((*plain, "name=userns"))
 
 
 def test_gpus_come_with_the_graphics_capability_and_the_callers_choice(
@@ -198,13 +244,13 @@ def test_gpus_come_with_the_graphics_capability_and_the_callers_choice(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     limits = replace(LIMITS, gpus=2)
-    settings = container_settings(exposure, limits, {}, {})
+    settings = container_settings(exposure, limits, {}, {}, user="1:2")
     (request,) = settings["host"]["device_requests"]
     assert (request["Count"], request["DeviceIDs"]) == (2, [])
     assert {"graphics", "compute", "utility"} <= set(request["Capabilities"][0])
     assert settings["create"]["environment"]["NVIDIA_DRIVER_CAPABILITIES"] == "all"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
-    (request,) = container_settings(exposure, limits, {}, {})["host"]["device_requests"]
+    (request,) = container_settings(exposure, limits, {}, {}, user="1:2")["host"]["device_requests"]
     assert (request["Count"], request["DeviceIDs"]) == (0, ["3", "5"])
 
 
@@ -214,8 +260,8 @@ def test_fewer_gpus_chosen_than_asked_for_are_refused(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", choice)
     with pytest.raises(RuntimeMissingError, match=r"runtime\.gpus: 2 .*CUDA_VISIBLE_DEVICES="):
-        container_settings(exposure, replace(LIMITS, gpus=2), {}, {})
-    assert "device_requests" not in container_settings(exposure, LIMITS, {}, {})["host"]
+        container_settings(exposure, replace(LIMITS, gpus=2), {}, {}, user="1:2")
+    assert "device_requests" not in container_settings(exposure, LIMITS, {}, {}, user="1:2")["host"]
 
 
 def test_cores_are_as_asked_or_one_a_thread_but_no_more_than_there_are(
