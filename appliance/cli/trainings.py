@@ -14,7 +14,7 @@ import typer
 from appliance.cli.places import user_cache_dir
 from appliance.cli.policies import LEARNING, enter_environment, require_libraries
 from appliance.cli.progress import show_progress
-from appliance.cli.train_flags import collect_runtime_part, collect_train_part
+from appliance.cli.train_flags import check_name, collect_runtime_part, collect_train_part
 from appliance.digest import sha256_file
 from appliance.errors import TrainingError
 from appliance.files import read_json, storage_errors
@@ -76,6 +76,8 @@ def train_policy(
     """Train, or go on training. Raises any ApplianceError; what was saved is kept."""
     preset = PRESETS[settings["config"]]
     target.check(preset.name)
+    check_name("repo_id", repo_id, ("dataset", "repo_id"))
+    check_name("asset_id", asset_id, ("norm_stats", "asset_id"))
     part = collect_train_part(
         settings,
         steps=preset.num_train_steps if num_train_steps is None else num_train_steps,

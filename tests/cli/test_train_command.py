@@ -154,6 +154,9 @@ def test_an_earlier_run_is_neither_continued_nor_replaced_unasked(
     [
         (("--exp-name", "a/b"), "--exp-name 'a/b': not a plain name"),
         (("--exp-name", ".."), "--exp-name '..': not a plain name"),
+        (("--asset-id", "../../evil"), "--asset-id '../../evil': must be letters, digits"),
+        (("--repo-id", "/evil"), "--repo-id '/evil': must be a LeRobot repo_id"),
+        (("--repo-id", ""), "--repo-id '': must be a LeRobot repo_id"),
         (("--init", "weights"), "--init and --init-sha256 go together"),
         (("--plan-lr-min-scale", "0"), "--plan-lr-min-scale: 0.0 is not more than 0"),
         (("--budget-warmup-ratio", "nan"), "Invalid value for '--budget-warmup-ratio'"),
