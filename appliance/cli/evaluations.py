@@ -73,6 +73,7 @@ def evaluate_policy(
     manifest = _read(manifest_path, place)
     require_libraries("Evaluating", "av", *(LEARNING if server is None else WIRE))
     enter_environment(manifest.runtime)
+    print_warnings(manifest)
     from appliance.evaluation.driver import evaluate
 
     folder = RunFolder(output.resolve())
@@ -123,9 +124,7 @@ def _read(manifest_path: Path | None, place: PolicyPlace) -> Manifest:
                 " brings its own)"
             )
         manifest_path = RunFolder(place.run_dir).manifest_path
-    manifest = read_manifest(manifest_path)
-    print_warnings(manifest)
-    return manifest
+    return read_manifest(manifest_path)
 
 
 @contextlib.contextmanager

@@ -85,9 +85,9 @@ def train_policy(
         tokenizer=_name_tokenizer(tokenizer),
     )
     require_libraries("Training", *LEARNING, "optax", "torch", "lerobot", "av")
-    _warn_of_random_weights(part)
     runtime = collect_runtime_part(settings)
     enter_environment(runtime)
+    _warn_of_random_weights(part)
     name = repo_id or dataset_root.resolve().name
     default_stats = norm_stats_path(Path("assets"), preset.name, asset_id or name)
     request = request_of(
