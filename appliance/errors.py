@@ -168,3 +168,9 @@ class DifferentResultsError(ApplianceError):
     """Two results that were compared are not the same."""
 
     exit_code = 43
+
+
+class InterruptedCommandError(ApplianceError):
+    """Ctrl-C, where the same command again would not go on; the text says which one does."""
+
+    exit_code = 130

@@ -10,6 +10,7 @@ import typer
 from appliance.cli.options import JsonOption, check_time_limit, check_wait
 from appliance.cli.policies import (
     CheckpointOption,
+    GpusOption,
     NormStatsOption,
     PolicyPlace,
     RunOption,
@@ -56,6 +57,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, max=256, help="Simulators at once. Default: runtime.cpu_threads."),
     ] = None,
+    gpus: GpusOption = None,
     connect_timeout_s: Annotated[
         float,
         typer.Option(
@@ -90,7 +92,7 @@ def evaluate(
             url=server, connect_timeout_s=connect_timeout_s, answer_timeout_s=answer_timeout_s
         )
     )
-    evaluate_policy(manifest, output, place, there, workers=workers, as_json=as_json)
+    evaluate_policy(manifest, output, place, there, workers=workers, gpus=gpus, as_json=as_json)
 
 
 def serve(
@@ -126,10 +128,7 @@ def serve(
         int | None,
         typer.Option(min=1, max=1024, help="Threads. Default: the manifest's.", show_default=False),
     ] = None,
-    gpus: Annotated[
-        int | None,
-        typer.Option(min=0, max=1024, help="GPUs. Default: the manifest's.", show_default=False),
-    ] = None,
+    gpus: GpusOption = None,
     max_message_mib: Annotated[
         int, typer.Option(min=1, max=4096, help="Largest message that is taken, in MiB.")
     ] = 64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from appliance.cli.policies import (
     PolicyPlace,
     enter_environment,
     require_libraries,
+    runtime_with,
 )
 from appliance.cli.progress import show_progress
 from appliance.files import read_json, storage_errors, write_json
@@ -66,13 +67,18 @@ def evaluate_policy(
     server: ServerPlace | None,
     *,
     workers: int | None,
+    gpus: int | None,
     as_json: bool,
 ) -> None:
     """Evaluate into ``output``, going on with what is there. Raises any ApplianceError."""
     place.check_alone(("--server", None if server is None else server.url))
     manifest = _read(manifest_path, place)
+    if gpus is None and server is not None and manifest.eval.simulator == "robotwin":
+        gpus = 0  # the policy's are the server's, and the stand-in uses none
+    manifest = replace(manifest, runtime=runtime_with(manifest, None, gpus))
     require_libraries("Evaluating", "av", *(LEARNING if server is None else WIRE))
     enter_environment(manifest.runtime)
+    print_warnings(manifest)
     from appliance.evaluation.driver import evaluate
 
     folder = RunFolder(output.resolve())
@@ -123,9 +129,7 @@ def _read(manifest_path: Path | None, place: PolicyPlace) -> Manifest:
                 " brings its own)"
             )
         manifest_path = RunFolder(place.run_dir).manifest_path
-    manifest = read_manifest(manifest_path)
-    print_warnings(manifest)
-    return manifest
+    return read_manifest(manifest_path)
 
 
 @contextlib.contextmanager

@@ -29,9 +29,9 @@ from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
 from appliance.cli.replay_commands import add_replay_commands
 from appliance.cli.train_commands import add_train_command
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, InterruptedCommandError
 
-INTERRUPTED = 130
+INTERRUPTED = InterruptedCommandError.exit_code
 
 app = typer.Typer(
     cls=WholeHelpGroup,
@@ -306,9 +306,12 @@ def keys_untrust(
 def main() -> None:
     """Run the command line; every expected failure ends with its text and its own exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    how_to_go_on = "Run the same command again to go on from here."
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
         code = app(standalone_mode=False)
+    except InterruptedCommandError as error:
+        code, how_to_go_on = INTERRUPTED, str(error)
     except ApplianceError as error:
         code = _fail(error)
     except (KeyboardInterrupt, typer.Abort):
@@ -321,7 +324,7 @@ def main() -> None:
         code = _fail_unexpected(error)
     if code == INTERRUPTED:  # the command-line library turns Ctrl-C into this code by itself
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        typer.echo("\nInterrupted. Run the same command again to go on from here.", err=True)
+        typer.echo(f"\nInterrupted. {how_to_go_on}", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -331,7 +334,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _fail(error: ApplianceError) -> int:
-    typer.echo(f"error: {error}", err=True)
+    typer.echo("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), err=True)
     return int(getattr(error, "code", error.exit_code))
 
 

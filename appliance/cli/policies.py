@@ -49,6 +49,12 @@ TokenizerOption = Annotated[
         show_default=False,
     ),
 ]
+GpusOption = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus", min=0, max=1024, help="GPUs. Default: the manifest's.", show_default=False
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +100,34 @@ def require_libraries(what: str, *names: str) -> None:
 
 
 def enter_environment(runtime: RuntimePart) -> None:
-    """Go on in the environment in which a stage of this runtime computes."""
+    """Go on in the environment in which a stage of this runtime computes, its GPUs alone in sight.
+
+    Raises GpuMissingError.
+    """
+    from appliance.engine.gpus import VISIBLE_DEVICES
     from appliance.engine.host import pinned_environment
     from appliance.engine.pinned import enter_pinned_environment
 
-    scratch_dir = user_cache_dir() / "scratch"
-    enter_pinned_environment(
-        pinned_environment(
-            cpu_threads=runtime.cpu_threads,
-            cpu_max_isa=runtime.cpu_max_isa,
-            gpus=runtime.gpus,
-            scratch_dir=scratch_dir,
-        )
+    pinned = pinned_environment(
+        cpu_threads=runtime.cpu_threads,
+        cpu_max_isa=runtime.cpu_max_isa,
+        gpus=runtime.gpus,
+        scratch_dir=user_cache_dir() / "scratch",
     )
+    if runtime.gpus:
+        pinned[VISIBLE_DEVICES] = ",".join(_hand_out(runtime.gpus))
+    enter_pinned_environment(pinned)
+
+
+def _hand_out(gpus: int) -> list[str]:
+    """The UUIDs of the GPUs a stage would be given. Raises GpuMissingError."""
+    from appliance.engine.gpus import GpuMissingError, handed_out, read_gpus
+
+    try:
+        return [gpu.uuid for gpu in handed_out(read_gpus(), gpus)]
+    except GpuMissingError as error:
+        error.add_note("This command takes runtime.gpus as --gpus.")
+        raise
 
 
 def runtime_with(

@@ -8,12 +8,14 @@ the budget, is the command's own.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from appliance.cli.flags import Command, flag_name, make_flag, take_flags
+from appliance.manifest.finding import KeyPath
 from appliance.manifest.schema import allowed_types, default_values, schema_at
 
 if TYPE_CHECKING:
@@ -53,6 +55,13 @@ def collect_runtime_part(values: Mapping[str, Any]) -> RuntimePart:
 
     own = {name: values[name] for name in OF_THE_RUNTIME}
     return RuntimePart(**{**default_values(("runtime",)), **own})
+
+
+def check_name(parameter: str, value: str | None, place: KeyPath) -> None:
+    """``value``, if given, is what the schema takes at ``place``. Raises typer.BadParameter."""
+    part = schema_at(place)
+    if value is not None and re.search(part["pattern"], value) is None:
+        raise typer.BadParameter(f"{flag_name(parameter)} {value!r}: {part['patternErrorMessage']}")
 
 
 def settings() -> dict[str, Mapping[str, Any]]:

@@ -14,9 +14,9 @@ import typer
 from appliance.cli.places import user_cache_dir
 from appliance.cli.policies import LEARNING, enter_environment, require_libraries
 from appliance.cli.progress import show_progress
-from appliance.cli.train_flags import collect_runtime_part, collect_train_part
+from appliance.cli.train_flags import check_name, collect_runtime_part, collect_train_part
 from appliance.digest import sha256_file
-from appliance.errors import TrainingError
+from appliance.errors import ApplianceError, InterruptedCommandError, TrainingError
 from appliance.files import read_json, storage_errors
 from appliance.manifest.model import InitPart, TokenizerPart, TrainPart
 from appliance.manifest.rules import SMALL_PRESETS
@@ -76,6 +76,8 @@ def train_policy(
     """Train, or go on training. Raises any ApplianceError; what was saved is kept."""
     preset = PRESETS[settings["config"]]
     target.check(preset.name)
+    check_name("repo_id", repo_id, ("dataset", "repo_id"))
+    check_name("asset_id", asset_id, ("norm_stats", "asset_id"))
     part = collect_train_part(
         settings,
         steps=preset.num_train_steps if num_train_steps is None else num_train_steps,
@@ -83,9 +85,9 @@ def train_policy(
         tokenizer=_name_tokenizer(tokenizer),
     )
     require_libraries("Training", *LEARNING, "optax", "torch", "lerobot", "av")
-    _warn_of_random_weights(part)
     runtime = collect_runtime_part(settings)
     enter_environment(runtime)
+    _warn_of_random_weights(part)
     name = repo_id or dataset_root.resolve().name
     default_stats = norm_stats_path(Path("assets"), preset.name, asset_id or name)
     request = request_of(
@@ -120,14 +122,26 @@ def _train(
     from appliance.training.processes import Folders, train_by_layout
 
     folders = Folders(content=folder / CONTENT, observed=folder / OBSERVED, artifacts=out_dir)
+    earlier = _identify(folder)
     try:
         with show_progress("train") as progress:
             train_by_layout(request, folders, layout_of(part, gpus=gpus), progress)
-    except KeyboardInterrupt:
-        typer.echo(
-            "\nWhat was saved is kept. To go on, say --resume (and not --overwrite).", err=True
-        )
+    except (ApplianceError, KeyboardInterrupt) as error:
+        if request.resume or _identify(folder) == earlier:
+            raise  # the same command again is right
+        instead = " in place of --overwrite" if request.overwrite else ""
+        advice = f"To go on from what was saved, give the same command with --resume{instead}."
+        if isinstance(error, KeyboardInterrupt):
+            raise InterruptedCommandError(advice) from error
+        error.add_note(advice)
         raise
+
+
+def _identify(folder: Path) -> int | None:
+    """Another number when a run has made its folder anew; None without one."""
+    with contextlib.suppress(OSError):
+        return folder.stat().st_ino
+    return None
 
 
 @contextlib.contextmanager

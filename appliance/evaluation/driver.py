@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.digest import sha256_bytes
-from appliance.errors import ApplianceError, PolicyServerError
+from appliance.errors import ApplianceError, PolicyRaisedError, PolicyServerError
 from appliance.evaluation.findings import DECIDING_JOBS, Findings
 from appliance.evaluation.journal import Journal
 from appliance.evaluation.policy_queries import PolicyQueries
@@ -110,6 +110,8 @@ def evaluate(
         write_trials(content_dir, trials)
         try:
             _play_trials(run, trials)
+        except PolicyRaisedError:  # nothing could be played: nothing of that is recorded
+            raise
         except PolicyServerError as error:
             journal.append("policy_lost", {"error": str(error)})
             raise

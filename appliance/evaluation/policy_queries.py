@@ -134,19 +134,25 @@ class PolicyQueries:
         return taken
 
     def _answer(self, batch: Sequence[_Query]) -> None:
-        """Answer every query of the batch, those of a failed batch one by one."""
+        """Answer every query of the batch; what ends the evaluation is what the others get."""
+        try:
+            self._answer_or_split(batch)
+        except BaseException as error:
+            for each in batch:
+                if not each.is_answered:
+                    each.error = error
+            raise
+
+    def _answer_or_split(self, batch: Sequence[_Query]) -> None:
+        """Answer the queries of the batch, those of a failed batch one by one."""
         try:
             self._answer_together(batch)
         except (PolicyRaisedError, UnusableActionsError) as error:
             if len(batch) > 1:
                 for each in batch:
-                    self._answer([each])
+                    self._answer_or_split([each])
             else:
                 batch[0].error = _as_unusable(error)
-        except BaseException as error:
-            for each in batch:
-                each.error = error
-            raise
 
     def _answer_together(self, batch: Sequence[_Query]) -> None:
         by_place = {each.place: each for each in batch}

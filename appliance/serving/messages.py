@@ -11,7 +11,7 @@ Axes: B batch, H horizon, A model action dims, S = D = 14 robot dims, Y rows, X 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,6 @@ PROTOCOL = 1
 STATE_DIMS = 14
 CAMERAS = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
 """The cameras openpi's Aloha policies know; a policy may read fewer."""
-REQUIRED_CAMERA = "cam_high"
 MAX_SIDE_PX = 4096
 MAX_BATCH = 256
 
@@ -109,11 +108,14 @@ def _positive(value: object) -> int:
     return value
 
 
-def read_observation(message: object, *, default_prompt: str | None = None) -> dict[str, Any]:
+def read_observation(
+    message: object, *, cameras: Sequence[str], default_prompt: str | None = None
+) -> dict[str, Any]:
     """One observation as the policy takes it: images uint8 [Y, X, 3], state float32 [14], prompt.
 
-    Keys the policy has no use for are passed over, as openpi's server does. Raises
-    ObservationError naming the key, what it holds and what it should.
+    A picture of one of ``cameras``, those the policy reads, is there; it masks the others. Keys the
+    policy has no use for are passed over, as openpi's server does. Raises ObservationError naming
+    the key, what it holds and what it should.
     """
     if not isinstance(message, Mapping):
         raise ObservationError(
@@ -127,8 +129,10 @@ def read_observation(message: object, *, default_prompt: str | None = None) -> d
         raise ObservationError(
             f"images: no such camera: {', '.join(unknown)[:200]}. There are {', '.join(CAMERAS)}."
         )
-    if REQUIRED_CAMERA not in images:
-        raise ObservationError(f"images: {REQUIRED_CAMERA} is missing; every policy reads it.")
+    if not any(camera in images for camera in cameras):
+        raise ObservationError(
+            f"images: no picture of a camera that the policy reads: {', '.join(cameras)}."
+        )
     prompt = message.get("prompt", default_prompt)
     if isinstance(prompt, np.str_):
         prompt = str(prompt)

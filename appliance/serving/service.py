@@ -62,7 +62,7 @@ class PolicyService:
             noise_BxHxA = self._noise(noise, len(observations), query)
             actions = self.policy.infer(observations, noise_BxHxA)
         else:
-            observation = read_observation(message, default_prompt=self.default_prompt)
+            observation = self._read(message)
             if isinstance(noise, np.ndarray):
                 noise = noise[None]
             actions = self.policy.infer([observation], self._noise(noise, 1, query))[0]
@@ -84,6 +84,11 @@ class PolicyService:
             [observation], np.zeros((1, *self.description.noise_shape), dtype=np.float32)
         )
 
+    def _read(self, item: object) -> dict[str, Any]:
+        return read_observation(
+            item, cameras=self.description.cameras, default_prompt=self.default_prompt
+        )
+
     def _read_batch(self, items: object) -> list[dict[str, Any]]:
         most = self.description.max_batch
         if not isinstance(items, list) or not 1 <= len(items) <= most:
@@ -91,7 +96,7 @@ class PolicyService:
         observations = []
         for number, item in enumerate(items):
             try:
-                observations.append(read_observation(item, default_prompt=self.default_prompt))
+                observations.append(self._read(item))
             except ObservationError as error:
                 raise ObservationError(f"observations[{number}].{error}") from error
         return observations

@@ -35,7 +35,6 @@ from appliance.simulator.values import Demonstration, ExpertOutcome, Observation
 from appliance.streams import stream_seed
 
 CODE_FOLDERS = ("envs", "description", "task_config", "script")
-RUNTIME_FOLDERS = ("envs", "description", "configs")
 ASSETS_FOLDER = "assets"
 VIDEO_CAMERA = "cam_high"
 START_TIMEOUT_S = 900.0
@@ -72,18 +71,24 @@ def digest_assets(root: Path) -> str:
 def digest_code(root: Path, python: Path, layout: str = CHECKOUT) -> str:
     """The tree digest of RoboTwin's code, settings and texts; compiled Python is left out.
 
-    Raises StorageError, RuntimeMissingError.
+    Of the runtime that is the whole package: its tasks use modules beside ``envs``. Raises
+    StorageError, RuntimeMissingError.
     """
     place = find_runtime(python) if layout == RUNTIME else root
-    folders = RUNTIME_FOLDERS if layout == RUNTIME else CODE_FOLDERS
     code = {
-        f"{folder}/{name}": sha256_file(place / folder / name)
-        for folder in folders
-        if (place / folder).is_dir()
-        for name in list_files(place / folder)
+        name: sha256_file(place / name)
+        for name in _list_code(place, layout)
         if not name.endswith(_IGNORED_SUFFIXES)
     }
     return tree_digest(code)
+
+
+def _list_code(place: Path, layout: str) -> list[str]:
+    if layout == RUNTIME:
+        assets = f"{ASSETS_FOLDER}/"  # may have been put there, and have a digest of their own
+        return [name for name in list_files(place) if not name.startswith(assets)]
+    folders = [folder for folder in CODE_FOLDERS if (place / folder).is_dir()]
+    return [f"{folder}/{name}" for folder in folders for name in list_files(place / folder)]
 
 
 def find_runtime(python: Path) -> Path:

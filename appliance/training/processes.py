@@ -22,7 +22,12 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import ApplianceError, StageFailedError, TrainingError
+from appliance.errors import (
+    ApplianceError,
+    RuntimeMissingError,
+    StageFailedError,
+    TrainingError,
+)
 from appliance.training.request import ProgressCallback, TrainRequest
 
 GRACE_S = 2.0
@@ -105,7 +110,8 @@ def run_by_layout(work: Work, layout: Layout, on_progress: ProgressCallback) -> 
     """``work`` in this process, or in each of ``layout.processes`` new ones.
 
     ``work`` can be pickled. To be called before jax has started its devices. Raises ApplianceError
-    as ``work`` does, and StageFailedError when a process was killed.
+    as ``work`` does, RuntimeMissingError when jax cannot take its devices, StageFailedError when a
+    process was killed.
     """
     if layout.gpus % layout.processes:
         raise TrainingError(
@@ -116,6 +122,8 @@ def run_by_layout(work: Work, layout: Layout, on_progress: ProgressCallback) -> 
         _run_together(work, layout, on_progress)
         return
     _make_cpu_devices(layout.cpu_devices)
+    if (failure := _start_devices()) is not None:
+        raise RuntimeMissingError(f"jax cannot start ({failure.text}). {failure.advice}")
     work(on_progress)
 
 
@@ -231,7 +239,8 @@ def _run_member(connection: Connection, start: _Start) -> None:
             local_device_ids=layout.local_gpus(start.rank),
             coordinator_bind_address=start.address,
         )
-        _start_devices(connection)
+        if (failure := _start_devices()) is not None:
+            _leave(connection, failure)
         meet("started")
         start.work(on_progress)
         jax.distributed.shutdown()  # type: ignore[no-untyped-call]
@@ -242,14 +251,16 @@ def _run_member(connection: Connection, start: _Start) -> None:
     connection.send(_Done())
 
 
-def _start_devices(connection: Connection) -> None:
-    """Let jax take its devices and meet the other processes; leaves when it cannot."""
+def _start_devices() -> _Failure | None:
+    """Let jax take its devices and meet the other processes; why it cannot."""
     import jax
 
     try:
         jax.devices()
-    except RuntimeError as error:  # jax has no class of its own for a backend that does not start
-        text = _first_line(error)
+    # jax has no class of its own for a backend that does not start, nor one for none that is there
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "any")
+        text = _first_line(error) if str(error) else f"no device for JAX_PLATFORMS={platforms}"
         advice = (
             "On a CPU the processes meet at the name of this machine, which does not lead to it:"
             f" add the line `127.0.0.1 {socket.gethostname()}` to /etc/hosts, or set"
@@ -257,7 +268,8 @@ def _start_devices(connection: Connection) -> None:
             if "gloo" in text
             else "`appliance doctor` says what the machine has; then run the same command again."
         )
-        _leave(connection, _Failure(None, text, advice))
+        return _Failure(None, text, advice)
+    return None
 
 
 def _first_line(error: Exception) -> str:

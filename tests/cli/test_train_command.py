@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,11 @@ from typing import Any
 import pytest
 
 from appliance.cli.train_flags import OF_THE_COMMAND, OF_THE_RUNTIME, settings
+from appliance.engine.pinned import PINNED
+from appliance.errors import StorageError
+from appliance.files import set_aside
 from appliance.manifest.schema import default_values, schema_at
+from appliance.training import processes
 from appliance.training.request import TrainRequest
 from tests.conftest import DATASET, ROOT, Appliance
 from tests.training.small_run import make_norm_stats
@@ -154,6 +160,9 @@ def test_an_earlier_run_is_neither_continued_nor_replaced_unasked(
     [
         (("--exp-name", "a/b"), "--exp-name 'a/b': not a plain name"),
         (("--exp-name", ".."), "--exp-name '..': not a plain name"),
+        (("--asset-id", "../../evil"), "--asset-id '../../evil': must be letters, digits"),
+        (("--repo-id", "/evil"), "--repo-id '/evil': must be a LeRobot repo_id"),
+        (("--repo-id", ""), "--repo-id '': must be a LeRobot repo_id"),
         (("--init", "weights"), "--init and --init-sha256 go together"),
         (("--plan-lr-min-scale", "0"), "--plan-lr-min-scale: 0.0 is not more than 0"),
         (("--budget-warmup-ratio", "nan"), "Invalid value for '--budget-warmup-ratio'"),
@@ -168,6 +177,64 @@ def test_flags_that_cannot_be_meant_are_refused(
     assert done.code == 2
     assert text in " ".join(done.err.split())
     assert not any(tmp_path.iterdir())
+
+
+FULL = StorageError("The disk is full. Free some space and run the same command again.")
+
+
+@pytest.mark.parametrize(
+    ("there", "flags", "advice"),
+    [
+        (False, (), "give the same command with --resume."),
+        (True, ("--overwrite",), "give the same command with --resume in place of --overwrite."),
+        (True, ("--resume",), None),
+    ],
+)
+@pytest.mark.parametrize("ending", [FULL, KeyboardInterrupt()])
+def test_a_run_that_stopped_says_which_command_goes_on(
+    appliance: Appliance,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    there: bool,
+    flags: tuple[str, ...],
+    advice: str | None,
+    ending: BaseException,
+) -> None:
+    folder = tmp_path / "checkpoints" / CONFIG / "e"
+    if there:
+        folder.mkdir(parents=True)
+
+    def begin_and_stop(request: TrainRequest, *_: object) -> None:
+        if request.overwrite:
+            set_aside(folder, "overwritten")
+        (folder / "2").mkdir(parents=True)
+        raise copy.copy(ending)
+
+    monkeypatch.setattr(processes, "train_by_layout", begin_and_stop)
+    monkeypatch.setenv(PINNED, str(os.getpid()))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process goes on after main
+    done = appliance("train", *REQUIRED, "--out-dir", tmp_path, *flags)
+    again = "Run the same command again to go on from here."
+    if isinstance(ending, KeyboardInterrupt):
+        text = again if advice is None else f"To go on from what was saved, {advice}"
+        assert (done.code, done.err) == (130, f"\nInterrupted. {text}\n")
+    else:
+        text = "" if advice is None else f"To go on from what was saved, {advice}\n"
+        assert (done.code, done.err) == (30, f"error: {ending}\n{text}")
+
+
+def test_a_run_that_failed_before_it_began_says_nothing_of_resuming(
+    appliance: Appliance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints" / CONFIG / "e" / "2").mkdir(parents=True)
+
+    def stop(*_: object) -> None:
+        raise FULL
+
+    monkeypatch.setattr(processes, "train_by_layout", stop)
+    monkeypatch.setenv(PINNED, str(os.getpid()))
+    done = appliance("train", *REQUIRED, "--out-dir", tmp_path, "--overwrite")
+    assert (done.code, done.err) == (30, f"error: {FULL}\n")
 
 
 def test_every_setting_of_a_manifest_has_a_flag_and_the_requests_defaults_are_the_schemas() -> None:

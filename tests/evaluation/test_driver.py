@@ -232,7 +232,9 @@ def test_a_policy_that_raises_on_everything_is_not_scored(tmp_path: Path) -> Non
     policy = RaisingPolicy(range(100000, 100009), PolicyRaisedError("KeyError: 'cam_low'"))
     with pytest.raises(PolicyRaisedError, match=r"first 3 trials.*cam_low.*for this robot"):
         run_evaluation(tmp_path, policy=policy)
-    assert '"kind": "episode"' not in (tmp_path / "observed" / "journal.jsonl").read_text()
+    journal = (tmp_path / "observed" / "journal.jsonl").read_text()
+    assert '"kind": "episode"' not in journal
+    assert '"kind": "policy_lost"' not in journal
 
 
 @pytest.mark.parametrize("workers", [1, 3])

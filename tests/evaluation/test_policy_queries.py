@@ -126,6 +126,24 @@ def test_a_policy_that_is_gone_fails_every_query_of_its_batch() -> None:
     assert {type(answer) for answer in answers.values()} == {PolicyServerError}
 
 
+def test_a_policy_that_is_gone_when_a_batch_is_asked_one_by_one_fails_every_query_left() -> None:
+    class GoneAfterRaising(GatedPolicy):
+        def infer(self, observations: Sequence[Mapping[str, Any]], noise: np.ndarray) -> np.ndarray:
+            answer = super().infer(observations, noise)
+            if len(self.batches) == 2:
+                raise PolicyRaisedError("not together")
+            if len(self.batches) == 4:
+                raise PolicyServerError("connection lost")
+            return answer
+
+    policy = GoneAfterRaising()
+    answers = ask_while_busy(policy, PolicyQueries(policy, 0, 4), 0, [1, 2, 3])
+    assert len(policy.batches) == 4
+    errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
+    assert {type(error) for error in errors} == {PolicyServerError}
+    assert len(errors) >= 2, "the query that was asked, and the one that was not"
+
+
 @pytest.fixture(scope="module")
 def tiny_policy() -> Policy:
     stats = Stats(mean=np.zeros(14), std=np.ones(14), q01=-np.ones(14), q99=np.ones(14))

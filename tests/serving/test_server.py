@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,7 +168,17 @@ def test_a_bad_observation_in_a_batch_is_named_by_its_place() -> None:
     with running_server() as url, connect(url) as connection:
         connection.recv(60)
         connection.send(encode({"observations": [openpi_observation(), {"images": {}}]}))
-        assert "observations[1].images: cam_high is missing" in str(connection.recv(60))
+        assert "observations[1].images: no picture of a camera" in str(connection.recv(60))
+
+
+def test_a_policy_that_does_not_read_the_head_camera_is_served() -> None:
+    description = replace(DESCRIPTION, cameras=("cam_left_wrist",))
+    asked, noise = make_observation(cameras=description.cameras), make_noise(1)
+    with running_server(description=description) as url:
+        with RemotePolicy(url, action_horizon=HORIZON) as remote:
+            assert_array_equal(remote.infer([asked], noise)[0], act(asked, noise[0]))
+        with pytest.raises(RuntimeError, match=r"no picture of a camera .*: cam_left_wrist"):
+            openpi_client(url).infer(openpi_observation())
 
 
 def test_a_message_over_the_bound_is_refused_by_the_protocols_own_code() -> None:

@@ -97,13 +97,17 @@ def test_what_its_results_depend_on_is_its_own_code_and_its_own_assets(
     code = find_runtime(spec.python)
     assert code.is_relative_to(spec.python.parents[1])
     before = digest_checkout(spec.root, spec.python, RUNTIME)
-    template = code / "description" / "task_instruction" / "handover_block.json"
-    text = template.read_text("utf-8")
-    template.write_text(text + " ", "utf-8")
-    changed = digest_checkout(spec.root, spec.python, RUNTIME)
-    template.write_text(text, "utf-8")
-    assert changed.code != before.code
-    assert changed.assets == before.assets
+    template = Path("description", "task_instruction", "handover_block.json")
+    for name in (template, Path("config.py"), Path("assets.py")):
+        text = (code / name).read_text("utf-8")
+        (code / name).write_text(text + " ", "utf-8")
+        changed = digest_checkout(spec.root, spec.python, RUNTIME)
+        (code / name).write_text(text, "utf-8")
+        assert changed.code != before.code
+        assert changed.assets == before.assets
+    (code / "assets").mkdir()
+    (code / "assets" / "texture.png").write_bytes(b"digested where a manifest names its folder")
+    assert digest_checkout(spec.root, spec.python, RUNTIME) == before
     (spec.root / "assets" / "objects" / "more.json").write_text("{}", "utf-8")
     assert digest_checkout(spec.root, spec.python, RUNTIME).assets != before.assets
 
