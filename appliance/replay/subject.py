@@ -174,14 +174,13 @@ def _subject_of_result(
     root = places.dataset_root
     if root is None and "dataset_root" in state:
         root = Path(str(state["dataset_root"]))
-    value = _declared_manifest(result, run)
-    if report is not None:
-        value = forget_checkout(value, result.lock)
+    signed = _declared_manifest(result, run)
+    value = signed if report is None else forget_checkout(signed, result.lock)
     manifest = place_manifest(value, target, places, root=root, base=base)
     declared = result.manifest or identity_of(manifest)
     claim = claim_of_manifest(manifest)
     if report is not None:
-        claim = claim_of_bundle(manifest, result.root)
+        claim = claim_of_bundle(manifest, signed, result.root)
     has_checkout = manifest.eval.checkout is not None
     return Subject(
         label=str(target),
