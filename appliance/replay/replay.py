@@ -8,20 +8,13 @@ that contradicts the original ends the replay: what follows would only follow fr
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from appliance.bundle.findings import Severity, VerifyReport
-from appliance.errors import (
-    CheckpointError,
-    DatasetError,
-    NormStatsError,
-    PlanError,
-    TrainingError,
-)
+from appliance.errors import CheckpointError
 from appliance.evaluation.statistics import Equivalence
 from appliance.manifest.model import EngineName, Manifest
 from appliance.replay.checkpoints import describe_other_checkpoint, describe_other_start
@@ -29,13 +22,8 @@ from appliance.replay.claim import ClaimResult
 from appliance.replay.comparison import Setting, StageComparison
 from appliance.replay.evidence import Evidence
 from appliance.replay.facts import read_stage_facts, read_steps
+from appliance.replay.inputs import replay_inputs
 from appliance.replay.levels import Level, LevelStatus
-from appliance.replay.recompute import (
-    recompute_configuration,
-    recompute_dataset,
-    recompute_norm_stats,
-    recompute_plan,
-)
 from appliance.replay.reference import (
     Surroundings,
     describe_surroundings,
@@ -191,7 +179,10 @@ class _Run:
         manifest = choose_engine(manifest, self.options.engine)
         self._note_signature()
         if self.evidence.invalid is None:
-            self._replay_inputs(manifest)
+            replay_inputs(
+                *(self.subject, manifest, self.work.inputs, self.evidence, self.announce),
+                recording=self.recording,
+            )
         repeats = self.extent.train or self.extent.spot or self.extent.evaluate
         if self.evidence.may_go_on() and repeats:
             self._check_checkpoints(manifest)
@@ -231,46 +222,6 @@ class _Run:
         origin = "a key you trust" if report.trusted else "a key you do not trust"
         reason = f"{report.checks.get('files', 0)} files are what was signed, by {origin}"
         self.evidence.set_level(Level.R0, LevelStatus.SHOWN, reason)
-
-    def _replay_inputs(self, manifest: Manifest) -> None:
-        """R1. A stage whose code now fails on the original's inputs contradicts it."""
-        root = self.subject.root
-        if not root.is_dir():
-            self.evidence.missing = f"the dataset is not at {root}; name it with --dataset-root"
-            self.evidence.levels[Level.R1] = not_tested(self.evidence.missing)
-            return
-        self.evidence.compare("manifest", {"manifest": dict(self.subject.declared)})
-        steps: list[tuple[str, Callable[[Manifest, Path, Path], dict[str, Any]]]] = [
-            ("dataset", recompute_dataset),
-            ("plan", recompute_plan),
-            ("norm_stats", recompute_norm_stats),
-            ("train", recompute_configuration),
-        ]
-        if manifest.plan is None:
-            del steps[1]
-        for name, recompute in steps:
-            if not self.evidence.may_go_on():
-                break
-            self.announce(f"{name}: computing again" if name != "train" else "configuration")
-            started = time.monotonic()
-            try:
-                facts = recompute(manifest, root, self.work.inputs)
-            except DatasetError as error:
-                self.evidence.invalid = str(error)
-                return
-            except (PlanError, NormStatsError, TrainingError) as error:
-                text = f"stage {name} cannot be computed again: {error}"
-                self.evidence.set_level(Level.R1, LevelStatus.CONTRADICTED, text)
-                return
-            if name != "train":
-                self.evidence.seconds[name] = time.monotonic() - started
-            self.evidence.compare(name, facts)
-        if not self.recording:
-            self.evidence.compare_pins(manifest)
-        if Level.R1 not in self.evidence.levels:
-            self.evidence.levels[Level.R1] = self.evidence.judge(
-                Level.R1, whole=True, extent="data, plan, norm stats and configuration"
-            )
 
     def _replay_stages(self, manifest: Manifest) -> None:
         """R2 and above: the stages themselves, each in a process of its own."""

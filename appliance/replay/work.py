@@ -21,6 +21,7 @@ from appliance.files import link_or_copy_tree, storage_errors, write_atomic, wri
 from appliance.manifest.model import EngineName, Manifest
 from appliance.replay.checkpoints import TrainedFiles
 from appliance.replay.levels import Level
+from appliance.replay.places import describe_absent
 from appliance.replay.results import read_object
 from appliance.replay.subject import Subject
 from appliance.stages.chain import Chain, RunOptions, open_chain
@@ -82,7 +83,7 @@ def choose_extent(
     """
     if asked is Level.R0 or asked is Level.R1:
         return Extent(why=f"{asked} was asked for")
-    unnamed = describe_unnamed(subject, engine)
+    unnamed = describe_unnamed(subject, engine) or describe_absent(subject.manifest)
     if unnamed is not None and (asked is not None or spot is not None):
         raise ReplayError(
             f"{subject.label}: what is asked for trains or evaluates, but {unnamed}. Or ask for R1."
