@@ -29,6 +29,7 @@ from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
 from appliance.cli.replay_commands import add_replay_commands
 from appliance.cli.train_commands import add_train_command
+from appliance.engine.host import INTERRUPTS
 from appliance.errors import ApplianceError
 
 INTERRUPTED = 130
@@ -307,7 +308,7 @@ def main() -> None:
     """Run the command line; every expected failure ends with its text and its own exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         code = app(standalone_mode=False)
     except ApplianceError as error:
         code = _fail(error)
