@@ -170,12 +170,12 @@ def read_training(data: bytes | None) -> Training:
     )
 
 
-def registered_claim(bundle_dir: Path) -> Mapping[str, Any] | None:
-    """The claim (``value``, ``margin``, ``alpha``) registered for a bundle that verified as intact.
+def find_registration(bundle_dir: Path) -> Preregistration | None:
+    """The registration of a bundle that verified as intact: what it declares, and for what.
 
-    None when there is no registration, when it declares no success rate, when the bundle's own key
-    did not sign it, and when it is not shown to be from before training: the training's receipt is
-    missing or says that training had started. The bundle is not verified here.
+    None when there is none, when the bundle's own key did not sign it, and when it is not shown to
+    be from before training: the training's receipt is missing or says that training had started.
+    The bundle is not verified here, nor whether it still says the same.
     """
     try:
         registered = read_regular_file(bundle_dir / REGISTRATION_PATH, MAX_FACT_FILE_BYTES)
@@ -186,7 +186,7 @@ def registered_claim(bundle_dir: Path) -> Mapping[str, Any] | None:
         return None
     if found.key_id != key.key_id or not is_signed_by(found.envelope, key):
         return None
-    return found.claim if _is_before(found, read_training(receipt)) else None
+    return found if _is_before(found, read_training(receipt)) else None
 
 
 def check_presence(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from appliance.cli.passphrase import PassphraseFileOption
 from appliance.cli.plan_commands import plan_app
 from appliance.cli.replay_commands import add_replay_commands
 from appliance.cli.train_commands import add_train_command
+from appliance.engine.host import INTERRUPTS
 from appliance.errors import ApplianceError, InterruptedCommandError
 
 INTERRUPTED = InterruptedCommandError.exit_code
@@ -308,7 +309,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     how_to_go_on = "Run the same command again to go on from here."
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         code = app(standalone_mode=False)
     except InterruptedCommandError as error:
         code, how_to_go_on = INTERRUPTED, str(error)

@@ -42,6 +42,15 @@ def replay(
     dataset_root: Annotated[
         Path | None, typer.Option(help="Where the dataset lies, if not where the manifest says.")
     ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Your copy of the weights that training started from.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Your copy of the tokenizer that was used.")
+    ] = None,
+    norm_stats: Annotated[
+        Path | None, typer.Option(help="Your copy of the statistics that were reused.")
+    ] = None,
     artifacts: Annotated[
         Path | None, typer.Option(help="Run folder of the original, for its checkpoints.")
     ] = None,
@@ -91,10 +100,13 @@ def replay(
             spot=spot_check,
             budget_min=budget,
             places=Places(
-                dataset_root=None if dataset_root is None else dataset_root.absolute(),
+                dataset_root=_absolute(dataset_root),
+                init=_absolute(init),
+                tokenizer=_absolute(tokenizer),
+                norm_stats=_absolute(norm_stats),
                 artifacts=artifacts,
-                checkout=None if checkout is None else checkout.absolute(),
-                checkout_python=None if checkout_python is None else checkout_python.absolute(),
+                checkout=_absolute(checkout),
+                checkout_python=_absolute(checkout_python),
                 public_key=key,
                 key_dir=key_dir or default_key_dir(),
             ),
@@ -109,6 +121,10 @@ def replay(
             as_json=as_json,
         )
     )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
 
 
 def diff(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from appliance.bundle.keys import load_or_create_key
+from appliance.bundle.keys import SigningKey, load_or_create_key
 from appliance.cli.passphrase import find_passphrase
 from appliance.cli.places import user_cache_dir
 from appliance.errors import (
@@ -74,7 +74,8 @@ def replay_target(request: ReplayRequest) -> None:
     targets = list_targets(request.target)
     replays: list[Replay] = []
     errors: list[tuple[str, ApplianceError]] = []
-    documents = []
+    documents: list[dict[str, Any]] = []
+    key = None
     for target in targets:
         if not request.as_json:
             typer.echo(f"{target}", err=True)
@@ -84,11 +85,12 @@ def replay_target(request: ReplayRequest) -> None:
                 if request.record:
                     _record(subject, options, as_json=request.as_json)
                     continue
+                if request.sign:
+                    check_can_be_signed(subject)
+                    key = key or _open_key(request)
                 done = replay(subject, options, _announcer(as_json=request.as_json))
                 document = write_verdict(done, WorkFolder(options.work_dir).verdict_path)
                 documents.append(document)
-                if request.sign:
-                    _sign(done, document, request)
         except ApplianceError as error:
             if len(targets) == 1 and not (request.junit or request.summary):
                 raise
@@ -100,12 +102,9 @@ def replay_target(request: ReplayRequest) -> None:
             typer.echo(format_replay(done) + "\n")
     _write_reports(request, replays, [(label, str(error)) for label, error in errors])
     if documents:
-        value = documents[0] if len(targets) == 1 else documents
-        text = json.dumps(value, indent=2, sort_keys=True)
-        if request.output is not None:
-            write_atomic(request.output, text.encode("utf-8") + b"\n")
-        if request.as_json:
-            typer.echo(text)
+        _give_out(request, documents[0] if len(targets) == 1 else documents)
+    if key is not None:  # last: whatever becomes of the signature, the verdict is there
+        errors += _sign(replays, documents, key)
     code = exit_code(replays, [error for _, error in errors])
     if code:
         raise typer.Exit(code)
@@ -179,13 +178,38 @@ def _record(subject: Subject | DamagedBundle, options: ReplayOptions, *, as_json
     typer.echo(f"Recorded: {path}", err=True)
 
 
-def _sign(done: Replay, document: Mapping[str, Any], request: ReplayRequest) -> None:
-    check_can_be_signed(done)
-    key = load_or_create_key(
+def _open_key(request: ReplayRequest) -> SigningKey:
+    """The key to sign with: what is wrong with it must not be found out after the long work."""
+    return load_or_create_key(
         request.places.key_dir, passphrase=find_passphrase(request.passphrase_file)
     )
-    path = countersign(done, document, key)
-    typer.echo(f"Countersigned: {path}", err=True)
+
+
+def _sign(
+    replays: list[Replay], documents: list[dict[str, Any]], key: SigningKey
+) -> list[tuple[str, ApplianceError]]:
+    """Countersign every bundle with its verdict; what kept one from being written, by label.
+
+    A verdict that is none to sign is no error: it has its own code.
+    """
+    errors: list[tuple[str, ApplianceError]] = []
+    for done, document in zip(replays, documents, strict=True):
+        try:
+            typer.echo(f"Countersigned: {countersign(done, document, key)}", err=True)
+        except ApplianceError as error:
+            typer.echo(f"error: {error}", err=True)
+            if not isinstance(error, ReplayError):
+                errors.append((done.subject.label, error))
+    return errors
+
+
+def _give_out(request: ReplayRequest, value: object) -> None:
+    """Write the verdict (a document, or a list of them) where it was asked for."""
+    text = json.dumps(value, indent=2, sort_keys=True)
+    if request.output is not None:
+        write_atomic(request.output, text.encode("utf-8") + b"\n")
+    if request.as_json:
+        typer.echo(text)
 
 
 def _write_reports(

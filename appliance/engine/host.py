@@ -22,7 +22,8 @@ from appliance.errors import StageFailedError
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+# What stops a stage: Ctrl-C, being told to end, and the end of the time it was given.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 ENGINE_PID = "APPLIANCE_ENGINE_PID"
 # Variables of the caller that could change what a stage computes.
 _REMOVED_PREFIXES = ("XLA_", "JAX_", "TF_", "OMP_", "MKL_", "OPENBLAS_", "NPY_", "HF_", "TORCH_")

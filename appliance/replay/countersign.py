@@ -14,23 +14,26 @@ from appliance.errors import ReplayError
 from appliance.files import write_atomic
 from appliance.replay.levels import Level, LevelStatus
 from appliance.replay.replay import Replay
+from appliance.replay.subject import DamagedBundle, Subject
 from appliance.replay.verdict import Conclusion
 
 
-def check_can_be_signed(replay: Replay) -> None:
-    """Raise ReplayError when there is nothing a countersignature could say."""
-    report = replay.subject.report
+def check_can_be_signed(subject: Subject | DamagedBundle) -> None:
+    """Raise ReplayError when no verdict on ``subject`` could be countersigned, before it is found.
+
+    A damaged bundle is let through: its verdict costs nothing, and says why it is not signed.
+    """
+    report = subject.report
     if report is None:
         raise ReplayError(
-            f"{replay.subject.label}: a countersignature is about a bundle, and this is a"
-            f" {replay.subject.kind}. Replay the bundle."
+            f"{subject.label}: a countersignature is about a bundle, and this is a"
+            f" {subject.kind}. Replay the bundle."
         )
-    if not report.trusted:
+    if report.intact and not report.trusted:
         raise ReplayError(
-            f"{replay.subject.label}: not countersigned, because it is not from a signer you trust."
+            f"{subject.label}: not countersigned, because it is not from a signer you trust."
             " Verify it with the signer's key (--key), or trust that key first."
         )
-    _check_is_decided(replay.verdict.conclusion, replay.subject.label)
 
 
 def summarize_verdict(document: Mapping[str, Any], label: str) -> tuple[Result, list[Level]]:
@@ -58,9 +61,10 @@ def _check_is_decided(conclusion: Conclusion, label: str) -> None:
 def countersign(replay: Replay, document: Mapping[str, Any], key: SigningKey) -> Path:
     """Sign ``document`` and write it beside the bundle; returns the file.
 
-    PASSED names the levels that were shown; FAILED names none. Raises ReplayError, StorageError.
+    PASSED names the levels that were shown; FAILED names none. Raises ReplayError for a subject or
+    a verdict of which nothing can be said, StorageError.
     """
-    check_can_be_signed(replay)
+    check_can_be_signed(replay.subject)
     report = replay.subject.report
     assert report is not None, "check_can_be_signed saw to it"
     result, levels = summarize_verdict(document, replay.subject.label)

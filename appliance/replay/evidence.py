@@ -30,8 +30,8 @@ class Evidence:
     """Facts found, comparisons made, levels judged; and why nothing more can be, if so.
 
     ``reference`` is what is compared with; None compares nothing. ``invalid`` says why the inputs
-    are not the original's, ``missing`` what is not at hand. ``unpinned`` are the figures that the
-    manifest could have expected and does not.
+    are not the original's, ``missing`` what is not at hand, time included. ``unpinned`` are the
+    figures that the manifest could have expected and does not.
     """
 
     reference: Reference | None

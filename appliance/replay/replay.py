@@ -7,35 +7,25 @@ that contradicts the original ends the replay: what follows would only follow fr
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from appliance.bundle.findings import Severity, VerifyReport
-from appliance.errors import (
-    CheckpointError,
-    DatasetError,
-    NormStatsError,
-    PlanError,
-    TrainingError,
-)
+from appliance.errors import CheckpointError
 from appliance.evaluation.statistics import Equivalence
 from appliance.manifest.model import EngineName, Manifest
+from appliance.replay.budget import OutOfTimeError
 from appliance.replay.checkpoints import describe_other_checkpoint, describe_other_start
 from appliance.replay.claim import ClaimResult
 from appliance.replay.comparison import Setting, StageComparison
 from appliance.replay.evidence import Evidence
 from appliance.replay.facts import read_stage_facts, read_steps
+from appliance.replay.inputs import replay_inputs
 from appliance.replay.levels import Level, LevelStatus
-from appliance.replay.recompute import (
-    recompute_configuration,
-    recompute_dataset,
-    recompute_norm_stats,
-    recompute_plan,
-)
 from appliance.replay.reference import (
     Surroundings,
     describe_surroundings,
@@ -178,7 +168,9 @@ class _Run:
         self.recording = recording
         self.here = describe_surroundings(subject.manifest)
         self.extent = choose_extent(
-            subject, options.asked, options.spot, options.budget_s, engine=options.engine
+            *(subject, options.asked, options.spot, options.budget_s),
+            engine=options.engine,
+            same_platform=self._is_same_platform(),
         )
         self.work = WorkFolder(options.work_dir)
         self.evidence = Evidence(reference=self.reference, setting=self._setting())
@@ -191,7 +183,10 @@ class _Run:
         manifest = choose_engine(manifest, self.options.engine)
         self._note_signature()
         if self.evidence.invalid is None:
-            self._replay_inputs(manifest)
+            replay_inputs(
+                *(self.subject, manifest, self.work.inputs, self.evidence, self.announce),
+                recording=self.recording,
+            )
         repeats = self.extent.train or self.extent.spot or self.extent.evaluate
         if self.evidence.may_go_on() and repeats:
             self._check_checkpoints(manifest)
@@ -214,10 +209,13 @@ class _Run:
             work_dir=self.work.path,
         )
 
-    def _setting(self) -> Setting:
+    def _is_same_platform(self) -> bool:
         there = None if self.reference is None else self.reference.surroundings
+        return there is not None and not there.changes(self.here)
+
+    def _setting(self) -> Setting:
         return Setting(
-            same_platform=there is not None and not there.changes(self.here),
+            same_platform=self._is_same_platform(),
             half_precision=_dtype(self.subject.manifest) != "float32",
             trials_bind=self.reference is not None and self.reference.is_recorded,
             checkpoint_binds=self.extent.adopt,
@@ -232,49 +230,11 @@ class _Run:
         reason = f"{report.checks.get('files', 0)} files are what was signed, by {origin}"
         self.evidence.set_level(Level.R0, LevelStatus.SHOWN, reason)
 
-    def _replay_inputs(self, manifest: Manifest) -> None:
-        """R1. A stage whose code now fails on the original's inputs contradicts it."""
-        root = self.subject.root
-        if not root.is_dir():
-            self.evidence.missing = f"the dataset is not at {root}; name it with --dataset-root"
-            self.evidence.levels[Level.R1] = not_tested(self.evidence.missing)
-            return
-        self.evidence.compare("manifest", {"manifest": dict(self.subject.declared)})
-        steps: list[tuple[str, Callable[[Manifest, Path, Path], dict[str, Any]]]] = [
-            ("dataset", recompute_dataset),
-            ("plan", recompute_plan),
-            ("norm_stats", recompute_norm_stats),
-            ("train", recompute_configuration),
-        ]
-        if manifest.plan is None:
-            del steps[1]
-        for name, recompute in steps:
-            if not self.evidence.may_go_on():
-                break
-            self.announce(f"{name}: computing again" if name != "train" else "configuration")
-            started = time.monotonic()
-            try:
-                facts = recompute(manifest, root, self.work.inputs)
-            except DatasetError as error:
-                self.evidence.invalid = str(error)
-                return
-            except (PlanError, NormStatsError, TrainingError) as error:
-                text = f"stage {name} cannot be computed again: {error}"
-                self.evidence.set_level(Level.R1, LevelStatus.CONTRADICTED, text)
-                return
-            if name != "train":
-                self.evidence.seconds[name] = time.monotonic() - started
-            self.evidence.compare(name, facts)
-        if not self.recording:
-            self.evidence.compare_pins(manifest)
-        if Level.R1 not in self.evidence.levels:
-            self.evidence.levels[Level.R1] = self.evidence.judge(
-                Level.R1, whole=True, extent="data, plan, norm stats and configuration"
-            )
-
     def _replay_stages(self, manifest: Manifest) -> None:
         """R2 and above: the stages themselves, each in a process of its own."""
-        options = self.options
+        options, limit = self.options, self.extent.limit
+        if limit is not None:
+            self.announce(f"at most {limit.text}, because {limit.why}")
         with self.work.open_chain(
             manifest,
             scratch_dir=options.scratch_dir,
@@ -285,16 +245,17 @@ class _Run:
             self.evidence.setting = self._setting()
             stages = {stage.name: stage for stage in stages_for(manifest)}
             for name in ("dataset", "plan", "norm_stats"):
-                if name in stages:
-                    chain.bring_to_receipt(stages[name], self._announce)
-            if self.extent.spot is not None:
+                if name in stages and self.evidence.may_go_on():
+                    self._bring(chain, stages[name])
+            if self.extent.spot is not None and self.evidence.may_go_on():
                 self._repeat_steps(chain, self.extent.spot)
             if self.extent.train and self.evidence.may_go_on():
-                receipt = chain.bring_to_receipt(stages["train"], self._announce)
-                self.evidence.seconds["train"] = _seconds(receipt.times)
-                content = chain.folder.stage_dir("train", receipt.key) / CONTENT
-                self.evidence.compare("train", read_stage_facts("train", content))
-                self._judge_training(None)
+                receipt = self._bring(chain, stages["train"])
+                if receipt is not None:
+                    self.evidence.seconds["train"] = _seconds(receipt.times)
+                    content = chain.folder.stage_dir("train", receipt.key) / CONTENT
+                    self.evidence.compare("train", read_stage_facts("train", content))
+                    self._judge_training(None)
             if self.extent.adopt and self.evidence.may_go_on():
                 assert self.subject.trained is not None, "choose_extent saw to it"
                 adopt_stage(chain, stages["train"], self.subject.trained)
@@ -325,10 +286,24 @@ class _Run:
         self.evidence.compare("train", {"steps": read_steps(content)})
         self._judge_training(spot)
 
-    def _bring(self, chain: Chain, stage: Stage, *, on_given_checkpoint: bool) -> Receipt | None:
-        """A stage's receipt; None, and invalid inputs, when the checkpoint given to it is bad."""
+    def _bring(
+        self, chain: Chain, stage: Stage, *, on_given_checkpoint: bool = False
+    ) -> Receipt | None:
+        """A stage's receipt; None, and why in the evidence, when there is no more time for it.
+
+        None, and invalid inputs, when the checkpoint given to it is bad.
+        """
+        limit = self.extent.limit
         try:
-            return chain.bring_to_receipt(stage, self._announce)
+            with contextlib.nullcontext() if limit is None else limit.kept():
+                return chain.bring_to_receipt(stage, self._announce)
+        except OutOfTimeError:
+            assert limit is not None, "it set the alarm"
+            self.evidence.missing = (
+                f"{limit.text} ran out in stage {stage.name}, and {limit.why}; --budget gives more,"
+                " --level sets none"
+            )
+            return None
         except StageExitError as error:
             if not on_given_checkpoint or error.code != CheckpointError.exit_code:
                 raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from appliance.bundle.findings import Verdict, VerifyReport
 from appliance.bundle.inventory import read_regular_file
 from appliance.bundle.layout import ATTESTATION_FILE
 from appliance.bundle.verify import verify_bundle
-from appliance.digest import sha256_json
+from appliance.digest import sha256_file, sha256_json
 from appliance.errors import ManifestError, NotABundleError
 from appliance.files import storage_errors
 from appliance.manifest.model import Manifest
+from appliance.norm_stats.files import NORM_STATS_FILE
 from appliance.replay.checkpoints import TrainedFiles, find_trained
 from appliance.replay.declared import DeclaredClaim, claim_of_bundle, claim_of_manifest
 from appliance.replay.places import Places, forget_checkout, place_manifest
@@ -52,7 +53,7 @@ class Subject:
     ``report`` is the check of a bundle, None for a manifest; ``trained`` the files of the
     original's train stage, None when its checkpoints are not at hand; ``declared_claim`` what R4
     and R5 judge. ``lacks_checkout``: it was evaluated in a RoboTwin checkout, and the user named
-    none.
+    none. ``norm_stats_sha256`` is that of the file of statistics it reused, None where not known.
     """
 
     label: str
@@ -65,6 +66,7 @@ class Subject:
     report: VerifyReport | None = None
     trained: TrainedFiles | None = None
     lacks_checkout: bool = False
+    norm_stats_sha256: str | None = None
 
     @property
     def name(self) -> str:
@@ -175,14 +177,16 @@ def _subject_of_result(
     root = places.dataset_root
     if root is None and "dataset_root" in state:
         root = Path(str(state["dataset_root"]))
-    value = _declared_manifest(result, run)
-    if report is not None:
-        value = forget_checkout(value, result.lock)
+    signed = _declared_manifest(result, run)
+    value = signed if report is None else forget_checkout(signed, result.lock)
+    reused = _reused_norm_stats(result)
+    if places.norm_stats is None:
+        places = replace(places, norm_stats=_own_norm_stats(result, reused))
     manifest = place_manifest(value, target, places, root=root, base=base)
     declared = result.manifest or identity_of(manifest)
     claim = claim_of_manifest(manifest)
     if report is not None:
-        claim = claim_of_bundle(manifest, result.root)
+        claim = claim_of_bundle(manifest, signed, result.root)
     has_checkout = manifest.eval.checkout is not None
     return Subject(
         label=str(target),
@@ -195,7 +199,24 @@ def _subject_of_result(
         report=report,
         trained=_find_trained(result, run, places.artifacts),
         lacks_checkout=has_checkout and report is not None and not places.name_checkout,
+        norm_stats_sha256=reused,
     )
+
+
+def _reused_norm_stats(result: Result) -> str | None:
+    """The digest of the statistics that were reused, from the lock; None when none were."""
+    files = result.lock.get("files")
+    digest = files.get("norm_stats.path") if isinstance(files, Mapping) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _own_norm_stats(result: Result, sha256: str | None) -> Path | None:
+    """The result's own copy of the statistics it reused, if it is that file byte for byte."""
+    stage = result.stages.get("norm_stats")
+    if stage is None or sha256 is None:
+        return None
+    path = stage.content / NORM_STATS_FILE
+    return path if path.is_file() and sha256_file(path) == sha256 else None
 
 
 def _find_trained(

@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from appliance.engine.gpus import GpuMissingError, handed_out, read_gpus
 from appliance.errors import ReplayError, RuntimeMissingError, StorageError
 from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
 from appliance.manifest.model import EngineName, Manifest
+from appliance.replay.budget import TimeLimit, describe_budget, describe_doubt
 from appliance.replay.checkpoints import TrainedFiles
 from appliance.replay.levels import Level
+from appliance.replay.places import describe_absent
 from appliance.replay.reading import read_object
 from appliance.replay.subject import Subject
 from appliance.stages.chain import Chain, RunOptions, open_chain
@@ -56,7 +58,7 @@ class Extent:
     """What is repeated beyond R1: some steps, or all of training; evaluation, of which checkpoint.
 
     ``adopt``: the original's checkpoint is evaluated, without training again. ``why`` says why no
-    more is repeated, for a person.
+    more is repeated, for a person. ``limit`` is kept by the clock, None where none is.
     """
 
     spot: Passage | None = None
@@ -64,6 +66,7 @@ class Extent:
     evaluate: bool = False
     adopt: bool = False
     why: str = ""
+    limit: TimeLimit | None = None
 
 
 def choose_extent(
@@ -73,16 +76,17 @@ def choose_extent(
     budget_s: float,
     *,
     engine: EngineName | None = None,
+    same_platform: bool = False,
 ) -> Extent:
     """What to repeat: what ``asked`` needs, or, when None, as much as the budget allows.
 
-    ``engine`` is the one the user chose, None where the manifest's is meant. Raises ReplayError
-    when what is asked for needs something that is not at hand or that the user has to choose,
-    RuntimeMissingError when this machine cannot do it.
+    ``engine`` is the one the user chose, None where the manifest's is meant; ``same_platform``:
+    this is the original's. Raises ReplayError when what is asked for needs something that is not at
+    hand or that the user has to choose, RuntimeMissingError when this machine cannot do it.
     """
     if asked is Level.R0 or asked is Level.R1:
         return Extent(why=f"{asked} was asked for")
-    unnamed = describe_unnamed(subject, engine)
+    unnamed = describe_unnamed(subject, engine) or describe_absent(subject.manifest)
     if unnamed is not None and (asked is not None or spot is not None):
         raise ReplayError(
             f"{subject.label}: what is asked for trains or evaluates, but {unnamed}. Or ask for R1."
@@ -101,7 +105,9 @@ def choose_extent(
         return _choose_asked(subject, asked, spot)
     if spot is not None:
         return Extent(spot=spot, why="a spot check was asked for")
-    return _choose_affordable(subject, budget_s)
+    doubt = describe_doubt(subject, same_platform=same_platform)
+    limit = None if doubt is None else TimeLimit(seconds=budget_s, why=doubt)
+    return replace(_choose_affordable(subject, budget_s, doubt), limit=limit)
 
 
 def _choose_asked(subject: Subject, asked: Level, spot: Passage | None) -> Extent:
@@ -155,7 +161,8 @@ def describe_lack(manifest: Manifest, engine: EngineName | None = None) -> str |
     return None
 
 
-def _choose_affordable(subject: Subject, budget_s: float) -> Extent:
+def _choose_affordable(subject: Subject, budget_s: float, doubt: str | None) -> Extent:
+    """What the recorded times promise; in ``doubt`` of them some steps first, which is sure."""
     steps = subject.manifest.train.steps
     few = Passage(first_step=DEFAULT_SPOT[0], num_steps=min(DEFAULT_SPOT[1], steps))
     passage = few if steps else None
@@ -164,8 +171,8 @@ def _choose_affordable(subject: Subject, budget_s: float) -> Extent:
     if train is None or evaluate is None:
         return Extent(spot=passage, why="how long the original took is not known")
     if train + evaluate <= budget_s:
-        return Extent(train=True, evaluate=True)
-    budget = f"the budget of {budget_s / 60:g} minutes"
+        return Extent(spot=passage if doubt else None, train=True, evaluate=True)
+    budget = describe_budget(budget_s)
     if subject.trained is not None and evaluate <= budget_s:
         why = f"the original trained for {train / 60:.1f} minutes, more than {budget}"
         return Extent(spot=passage, evaluate=True, adopt=True, why=why)

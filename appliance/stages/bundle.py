@@ -31,7 +31,7 @@ from appliance.report.report_input import REPORT_FILE, ReportInput
 from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
 from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
-from appliance.stages.pins import checkout_without_place, without_place
+from appliance.stages.pins import checkout_without_place, norm_stats_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder
@@ -133,6 +133,7 @@ def identity_of(manifest: Manifest) -> dict[str, Any]:
     value = manifest.as_dict()
     value.pop("expect", None)
     value["dataset"] = {name: item for name, item in value["dataset"].items() if name != "root"}
+    value["norm_stats"] = norm_stats_without_place(value["norm_stats"])
     for name in ("init", "tokenizer"):
         value["train"][name] = without_place(value["train"][name])
     value["runtime"] = result_runtime(manifest)

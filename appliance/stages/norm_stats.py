@@ -15,6 +15,7 @@ from appliance.norm_stats.files import NormStats, write_norm_stats
 from appliance.norm_stats.select import Subset, select_rows
 from appliance.policy.presets import PRESETS, TrainConfig
 from appliance.stages.definition import Stage, StageContext
+from appliance.stages.pins import norm_stats_without_place
 
 if TYPE_CHECKING:  # the baseline imports nothing of the plan
     from appliance.plan.plan import Plan
@@ -27,7 +28,7 @@ def asset_id(manifest: Manifest) -> str:
 
 def _manifest_part(manifest: Manifest) -> Mapping[str, Any]:
     return {
-        "norm_stats": manifest.as_dict()["norm_stats"],
+        "norm_stats": norm_stats_without_place(manifest.as_dict()["norm_stats"]),
         "dataset": {"repo_id": manifest.dataset.repo_id},
         "train": {"config": manifest.train.config},
     }

@@ -78,6 +78,11 @@ def without_place(named: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if named is None else {"sha256": named["sha256"]}
 
 
+def norm_stats_without_place(part: Mapping[str, Any]) -> dict[str, Any]:
+    """``norm_stats`` without the place of a file to reuse, whose digest the lock holds."""
+    return {name: value for name, value in part.items() if name != "path" or value is None}
+
+
 def checkout_without_place(checkout: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """``eval.checkout`` reduced to what decides a result; the lock's digests stand beside it."""
     return None if checkout is None else {"tree": checkout["tree"]}

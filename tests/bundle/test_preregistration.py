@@ -14,9 +14,9 @@ from appliance.bundle.preregistration import (
     PREREGISTRATION_FILE,
     Training,
     describe_preregistration,
+    find_registration,
     read_preregistration,
     read_training,
-    registered_claim,
     sign_preregistration,
 )
 from appliance.bundle.statement import StatementError
@@ -42,6 +42,11 @@ LATE = "the result confirms nothing"
 def with_margin(margin: float) -> dict[str, Any]:
     claim = {"value": 0.75, "margin": margin, "alpha": 0.05}
     return {**MANIFEST, "expect": {"success_rate": claim}}
+
+
+def registered_claim(bundle: Path) -> Any:
+    found = find_registration(bundle)
+    return None if found is None else found.claim
 
 
 def codes(report: VerifyReport) -> list[tuple[str, str | None]]:

@@ -102,13 +102,18 @@ def sign_bundle(
     content: Path,
     name: str = "bundle",
     observed: Mapping[str, Path] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Path:
-    """The bundle of ``content`` and ``observed``, signed with the key in ``base/keys``."""
+    """The bundle of ``content`` and ``observed``, signed with the key in ``base/keys``.
+
+    ``files`` are the digests of what the manifest names, as in a lock.
+    """
     here = describe_surroundings(manifest)
     lock = {
         "packages": {name: value for name, value in here.packages.items() if value},
         "platform": dict(here.platform),
         "sources": dict(here.sources),
+        "files": dict(files or {}),
     }
     write_json(base / "lock.json", lock)
     files = {path.partition("/")[2]: source for path, source in collect_files(content, "c").items()}

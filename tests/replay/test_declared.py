@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,10 @@ from appliance.replay.levels import Level, LevelStatus
 from appliance.replay.places import Places
 from appliance.replay.subject import Subject, open_subject
 from appliance.replay.verdict import Conclusion, judge
+from appliance.stages.bundle import identity_of
 from appliance.stages.manifest import read_manifest
 from tests.conftest import GOLDEN
+from tests.replay.conftest import sign_bundle
 
 WriteManifest = Callable[..., Path]
 TRAINED = "2026-01-01T12:00:00Z"
@@ -57,7 +61,7 @@ def test_the_claim_that_was_registered_is_judged(
 ) -> None:
     manifest = read_claiming("0.1")
     register(tmp_path, manifest, BEFORE)
-    declared = claim_of_bundle(manifest, tmp_path)
+    declared = claim_of_bundle(manifest, manifest.as_dict(), tmp_path)
     assert declared.claim is not None
     assert declared.claim.margin == 0.1
     assert declared == claim_of_manifest(manifest)
@@ -81,7 +85,8 @@ def test_a_claim_that_was_not_registered_before_training_is_not_judged(
     text: str,
 ) -> None:
     register(tmp_path, read_claiming(registered), moment)
-    declared = claim_of_bundle(read_claiming(claims), tmp_path)
+    manifest = read_claiming(claims)
+    declared = claim_of_bundle(manifest, manifest.as_dict(), tmp_path)
     assert declared.claim is None
     assert declared.why.startswith("not declared before training: ")
     assert text in declared.why
@@ -94,10 +99,47 @@ def test_a_claim_that_was_not_registered_before_training_is_not_judged(
     assert "not declared before training" in verdict.reason
 
 
+def test_a_claim_that_was_registered_for_another_evaluation_is_not_judged(
+    tmp_path: Path, read_claiming: Callable[[str | None], Manifest]
+) -> None:
+    """Training comes from the cache with its registration, whatever is evaluated afterwards."""
+    declared_for = read_claiming("0.1")
+    register(tmp_path, declared_for, BEFORE)
+    easier = replace(declared_for.eval, task="stack_blocks_two", episodes=100)
+    manifest = replace(declared_for, eval=easier)
+    declared = claim_of_bundle(manifest, manifest.as_dict(), tmp_path)
+    assert declared.claim is None
+    assert declared.why == (
+        "not declared before training: the evaluation was registered otherwise"
+        " (eval.task, eval.episodes)"
+    )
+
+
+@pytest.mark.parametrize("episodes", [2000, 1000])
+def test_a_signed_bundle_is_judged_by_what_was_registered_for_its_own_evaluation(
+    original: Path,
+    tmp_path: Path,
+    read_claiming: Callable[[str | None], Manifest],
+    episodes: int,
+) -> None:
+    manifest = read_claiming("0.1")
+    register(tmp_path, replace(manifest, eval=replace(manifest.eval, episodes=episodes)), BEFORE)
+    content = tmp_path / "content"
+    shutil.copytree(original / "content", content)
+    write_json(content / "manifest.json", identity_of(manifest))
+    paths = (REGISTRATION_PATH, RECEIPT_PATH)
+    observed = {path.removeprefix("observed/"): tmp_path / path for path in paths}
+    bundle = sign_bundle(tmp_path, manifest, content, observed=observed)
+    with open_subject(bundle, Places(key_dir=tmp_path / "keys")) as subject:
+        assert isinstance(subject, Subject), subject
+        assert (subject.declared_claim.claim is not None) is (episodes == 2000)
+
+
 def test_who_claims_nothing_is_told_what_would_be_a_claim(
     tmp_path: Path, read_claiming: Callable[[str | None], Manifest]
 ) -> None:
-    assert claim_of_bundle(read_claiming(None), tmp_path).why == NOTHING_DECLARED
+    manifest = read_claiming(None)
+    assert claim_of_bundle(manifest, manifest.as_dict(), tmp_path).why == NOTHING_DECLARED
 
 
 def test_of_a_bundle_the_registration_counts_and_of_a_golden_its_manifest(

@@ -13,7 +13,9 @@ import jsonschema
 import pytest
 
 from appliance.bundle.archive import pack_bundle
+from appliance.bundle.keys import PUBLIC_KEY_FILE, create_key
 from appliance.digest import digest_files
+from appliance.errors import StorageError
 from appliance.replay.document import read_schema
 from appliance.replay.reference import expectations_path
 from tests.conftest import DATASET, GOLDEN, Appliance
@@ -194,19 +196,64 @@ def test_a_countersignature_carries_the_verdict_and_verify_shows_it(
     assert [each["replay"]["verdict"] for each in signed] == ["REPRODUCED"]
 
 
-def test_only_a_verdict_on_a_trusted_bundle_is_countersigned(
-    original: Path, tmp_path: Path, appliance: Appliance
+@pytest.mark.parametrize("passphrase", [None, "wrong"])
+def test_what_cannot_be_signed_is_refused_before_anything_is_computed(
+    original: Path, tmp_path: Path, appliance: Appliance, passphrase: str | None
 ) -> None:
-    options = ("--work-dir", tmp_path / "work", "--sign", "--level", "R1")
-    for bundle, keys, data in (
-        (original / "bundle", tmp_path / "keys", DATASET),  # unknown signer
-        (original / "bundle", original / "keys", tmp_path / "nowhere"),  # nothing computed
-        (GOLDEN / "smoke.yaml", original / "keys", DATASET),  # no bundle
-    ):
-        outcome = appliance("replay", bundle, "--key-dir", keys, "--dataset-root", data, *options)
-        assert outcome.code == 44, outcome.out
-        assert "countersign" in outcome.err
+    keys = tmp_path / "keys"
+    options: tuple[str | Path, ...] = ("--dataset-root", DATASET, "--sign", "--level", "R1")
+    if passphrase is not None:
+        (tmp_path / "words").write_text(passphrase)
+        (tmp_path / "words").chmod(0o600)
+        create_key(keys, passphrase=b"right")
+        key = original / "keys" / PUBLIC_KEY_FILE
+        options += ("--passphrase-file", tmp_path / "words", "--key", key)
+    for target in (original / "bundle", GOLDEN / "smoke.yaml"):  # of unknown origin; no bundle
+        work = tmp_path / "work"
+        outcome = appliance("replay", target, "--key-dir", keys, "--work-dir", work, *options)
+        is_key = passphrase is not None and target.name == "bundle"
+        assert outcome.code == (23 if is_key else 44), outcome.out
+        assert ("passphrase" if is_key else "countersign") in outcome.err
+        assert not work.exists()
     assert not list(original.glob("*.vsa.*"))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_verdict_that_cannot_be_signed_is_given_out_with_its_own_code(
+    original: Path, tmp_path: Path, appliance: Appliance, *, damaged: bool
+) -> None:
+    bundle = shutil.copytree(original / "bundle", tmp_path / "bundle")
+    if damaged:
+        (bundle / "VERIFY.md").unlink()
+    outcome = appliance(
+        *("replay", bundle, "--key-dir", original / "keys", "--level", "R1", "--sign"),
+        *("--dataset-root", tmp_path / "nowhere", "--output", tmp_path / "verdict.json"),
+        *("--work-dir", tmp_path / "work", "--junit", tmp_path / "junit.xml"),
+    )
+    said = json.loads((tmp_path / "verdict.json").read_bytes())
+    verdict = "INVALID INPUTS" if damaged else "INCONCLUSIVE"
+    assert (outcome.code, said["verdict"]) == (42 if damaged else 41, verdict)
+    assert f"not countersigned, because the verdict is {verdict}" in outcome.err
+    assert verdict in outcome.out
+    assert (tmp_path / "junit.xml").is_file()
+    assert not list(tmp_path.glob("*.vsa.*"))
+
+
+def test_a_verdict_whose_signature_cannot_be_written_is_given_out_all_the_same(
+    original: Path, tmp_path: Path, appliance: Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Path:
+        raise StorageError("the folder of the bundle cannot be written to")
+
+    monkeypatch.setattr("appliance.cli.replays.countersign", fail)
+    options = ("--key-dir", original / "keys", "--level", "R1", "--sign", "--json")
+    outcome = appliance(
+        *("replay", original / "bundle", "--dataset-root", DATASET, *options),
+        *("--work-dir", tmp_path / "work"),
+    )
+    assert outcome.code == StorageError.exit_code
+    assert json.loads(outcome.out)["verdict"] == "REPRODUCED"
+    assert "cannot be written to" in outcome.err
 
 
 def golden_folder(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from appliance.bundle.keys import (
 from appliance.digest import digest_files, sha256_file, tree_digest
 from appliance.engine.isolation import Exposure, find_mounts
 from appliance.errors import CheckpointError, ManifestError
-from appliance.norm_stats.files import NORM_STATS_FILE
+from appliance.norm_stats.files import NORM_STATS_FILE, NormStats, Stats, write_norm_stats
 from appliance.policy.checkpoint import digest_leaves, read_leaves
 from appliance.policy.initialization import init_params
 from appliance.policy.parameters import flatten_params, nest_params
@@ -43,7 +43,7 @@ from tests.cli.prepare_run import prepare
 from tests.conftest import Appliance
 from tests.engine.mounted_tree import copy_mounts, find_inside
 from tests.policy.small_tokenizer import train_tokenizer
-from tests.stages.linked_files import STEPS, link_files
+from tests.stages.linked_files import NUM_DIMS, STEPS, link_files
 
 TINY = PRESETS["pi0_tiny_aloha_robotwin"]
 WriteManifest = Callable[..., Path]
@@ -171,6 +171,29 @@ def test_files_may_lie_elsewhere_but_not_be_others(
     action, changes = found["train"]
     assert action is Action.RUN
     assert set(changes) == {'files."train.tokenizer.path"', "manifest.train.tokenizer.sha256"}
+
+
+def test_reused_statistics_may_lie_elsewhere_but_not_be_others(
+    write_manifest: WriteManifest, tmp_path: Path
+) -> None:
+    def prepare_reusing(path: Path) -> RunFolder:
+        asked = "mode: recompute\n  subset: episodes_valid"
+        manifest = write_manifest((asked, f"mode: reuse\n  path: {path}"))
+        return prepare(manifest, tmp_path / "run")
+
+    ones = np.ones(NUM_DIMS, np.float64)
+    stats = Stats(mean=0 * ones, std=ones, q01=-ones, q99=ones)
+    place = write_norm_stats(NormStats(state=stats, actions=stats), tmp_path / "here")
+    folder = prepare_reusing(place)
+    before = identity_of(load_run(folder.path).manifest)
+    run_stages(folder, "dataset", "plan", "norm_stats")
+    place = place.parent.rename(tmp_path / "elsewhere") / NORM_STATS_FILE
+    folder = prepare_reusing(place)
+    assert identity_of(load_run(folder.path).manifest) == before
+    assert decisions(folder)["norm_stats"] == (Action.DONE, ())
+    place.write_bytes(place.read_bytes() + b"\n")
+    changes = ('files."norm_stats.path"',)
+    assert decisions(prepare_reusing(place))["norm_stats"] == (Action.RUN, changes)
 
 
 def test_what_is_missing_or_another_is_told_before_any_stage_runs(
