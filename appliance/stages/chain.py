@@ -272,6 +272,6 @@ class Chain:
         return receipt
 
     def _run(self, stage: Stage) -> None:
-        code = self.engine.run_stage(stage.name, self.folder, self.claim)
+        code = self.engine.run_stage(stage, self.folder, self.claim)
         if code:
             raise StageExitError(stage.name, code)

@@ -19,6 +19,7 @@ from appliance.replay.subject import Subject, open_subject
 from appliance.replay.work import Passage, WorkFolder, choose_extent
 from appliance.stages.chain import Chain
 from appliance.stages.decide import build_key_parts
+from appliance.stages.definition import Stage
 from appliance.stages.engines import Engine
 from appliance.stages.receipt import seal_folder, stage_key
 from appliance.stages.registry import stages_for
@@ -34,14 +35,13 @@ class FinishingEngine:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
 
-    def run_stage(self, name: str, folder: RunFolder, claim: int) -> int:
-        stage = next(each for each in stages_for(self.chain.manifest) if each.name == name)
+    def run_stage(self, stage: Stage, folder: RunFolder, claim: int) -> int:
         upstream = {each: self.chain.results[each].content_digest for each in stage.upstream}
         parts = build_key_parts(stage, self.chain.manifest, self.chain.lock, upstream)
-        place = folder.stage_dir(name, stage_key(parts))
-        write_json(place / "content" / "said.json", {"stage": name})
+        place = folder.stage_dir(stage.name, stage_key(parts))
+        write_json(place / "content" / "said.json", {"stage": stage.name})
         times = {"started_utc": "1970-01-01T00:00:00+00:00", "seconds": 0.0}
-        seal_folder(place, stage=name, key_parts=parts, times=times, host={})
+        seal_folder(place, stage=stage.name, key_parts=parts, times=times, host={})
         return 0
 
 
