@@ -185,6 +185,7 @@ def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> It
     """
     folder.create()
     with folder.claimed() as claim:
+        folder.check_no_links()
         engine = find_engine(manifest, folder, options)
         lock = resolve_lock(manifest, engine.environment, options.secrets)
         prepare_run_folder(folder, manifest, lock, engine.scratch_dir)
@@ -275,3 +276,4 @@ class Chain:
         code = self.engine.run_stage(stage, self.folder, self.claim)
         if code:
             raise StageExitError(stage.name, code)
+        self.folder.check_no_links()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from appliance.engine.container import StageContainer, run_stage_container
+from appliance.engine.container import StageContainer, remove_leftovers, run_stage_container
+from appliance.engine.daemon import connected
 from appliance.engine.host import pinned_environment, run_stage_process
 from appliance.engine.isolation import Exposure, Limits, cpu_limit, memory_limit
 from appliance.engine.probe import probe_engine
@@ -26,9 +27,7 @@ from appliance.stages.image_sbom import describe_image
 from appliance.stages.images import ImageEnvironment, image_name, open_image
 from appliance.stages.inventory import ROBOTWIN_ASSETS
 from appliance.stages.pins import dataset_root, named_files
-from appliance.stages.run_folder import RunFolder
-
-SCRATCH = ".scratch"
+from appliance.stages.run_folder import SCRATCH, RunFolder
 
 
 class Engine(Protocol):
@@ -95,7 +94,10 @@ class ContainerEngine:
         return self.run_dir / SCRATCH / self.opened.found.id.rpartition(":")[2][:12]
 
     def prepare(self, folder: RunFolder) -> None:
-        """Write the image's identity and inventory; make the scratch folder."""
+        """End what a killed run left; write what the image is; make the scratch folder."""
+        with connected() as client:
+            remove_leftovers(client, folder.path)
+        folder.check_no_links()
         place = folder.environment_dir
         write_json(place / "image.json", dict(self.opened.image))
         write_json(place / "inventory.json", dict(self.opened.inventory.value))
