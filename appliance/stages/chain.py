@@ -253,10 +253,11 @@ class Chain:
         place = self.folder.stage_dir(stage.name, decision.key)
         if decision.damage:
             set_aside(place, "damaged")
+        taken = decision.action is Action.DONE
         if decision.action is Action.CACHED:
             set_aside(place, "unfinished")
-            self.cache.take(stage.name, decision.key, place)
-        elif decision.action is not Action.DONE:
+            taken = self.cache.take(stage.name, decision.key, place)
+        if not taken:
             self.ran.append(stage.name)
             if self.options.declares and stage.name == DECLARED_STAGE:
                 declare_before_training(place, self.manifest, self.lock, self.results, self.signer)

@@ -22,7 +22,7 @@ from appliance.stages.definition import Stage
 from appliance.stages.engines import ContainerEngine, Engine
 from appliance.stages.images import ImageEnvironment
 from appliance.stages.manifest import read_manifest
-from appliance.stages.receipt import seal_folder, stage_key
+from appliance.stages.receipt import CHECKED_FILE, seal_folder, stage_key
 from appliance.stages.registry import find_stage
 from appliance.stages.run_files import read_run_input
 from appliance.stages.run_folder import RunFolder
@@ -100,6 +100,20 @@ def options(tmp_path: Path) -> RunOptions:
     )
 
 
+def open_stand_in(tmp_path: Path, run: str, plant: Plant) -> Chain:
+    folder = RunFolder(tmp_path / run)
+    folder.create()
+    return Chain(
+        manifest=read_manifest(GOLDEN / "smoke.yaml"),
+        lock=cast(Lock, None),
+        folder=folder,
+        options=options(tmp_path),
+        engine=cast(Engine, PlantingEngine(plant, tmp_path / "secrets")),
+        claim=-1,
+        signer=lambda: pytest.fail("nothing is to be signed"),
+    )
+
+
 def listing(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_nlink for path in folder.rglob("*")}
 
@@ -112,19 +126,9 @@ def test_a_link_that_a_stage_left_ends_the_run_before_anything_follows_it(
     (secrets / "content").mkdir(parents=True)
     (secrets / "signing_key.pem").write_text("secret")
     before = listing(secrets)
-    manifest = read_manifest(GOLDEN / "smoke.yaml")
-    folder = RunFolder(tmp_path / "run")
-    folder.create()
+    chain = open_stand_in(tmp_path, "run", PLANTS[what])
+    manifest, folder = chain.manifest, chain.folder
     folder.check_no_links()
-    chain = Chain(
-        manifest=manifest,
-        lock=cast(Lock, None),
-        folder=folder,
-        options=options(tmp_path),
-        engine=cast(Engine, PlantingEngine(PLANTS[what], secrets)),
-        claim=-1,
-        signer=lambda: pytest.fail("nothing is to be signed"),
-    )
     decision = Decision(stage="plan", action=Action.RUN, key=KEY)
     with pytest.raises(StorageError, match="Remove it and run the same command again"):
         chain.finish(find_stage(manifest, "plan"), decision)
@@ -140,6 +144,24 @@ def test_a_link_that_a_stage_left_ends_the_run_before_anything_follows_it(
     with pytest.raises(StorageError, match="neither a regular file nor a folder"):
         explain_run(GOLDEN / "smoke.yaml", folder.path, cache=False, engine=None, as_json=True)
     assert listing(secrets) == before
+
+
+def test_a_cached_result_that_was_changed_unseen_is_made_again(tmp_path: Path) -> None:
+    stage = find_stage(read_manifest(GOLDEN / "smoke.yaml"), "plan")
+    first = open_stand_in(tmp_path, "first", lambda *_: None)
+    first.finish(stage, Decision(stage="plan", action=Action.RUN, key=KEY))
+    entry = tmp_path / "cache" / "plan" / KEY
+    said = entry / "content" / "said.json"
+    original = said.read_bytes()
+    said.write_bytes(b"changed")
+    status = said.stat()
+    stats = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    write_json(entry / CHECKED_FILE, {"content/said.json": stats})
+    assert first.cache.holds("plan", KEY)
+    second = open_stand_in(tmp_path, "second", lambda *_: None)
+    second.finish(stage, Decision(stage="plan", action=Action.CACHED, key=KEY))
+    assert second.ran == ["plan"]
+    assert said.read_bytes() == original
 
 
 def test_what_a_run_itself_links_is_no_fault(
