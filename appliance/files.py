@@ -14,11 +14,13 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from appliance.errors import StorageError
+
+_COPIED_BYTES = 1 << 28
 
 logger = logging.getLogger(__name__)
 
@@ -171,24 +173,18 @@ def set_aside(place: Path, why: str) -> None:
     logger.info("%s is kept as %s", place, target.name)
 
 
-def link_or_copy_tree(source: Path, target: Path) -> None:
-    """Make folder ``target`` hold the same files as ``source``.
+def copy_files(files: Mapping[str, Path], target: Path) -> None:
+    """Copy each file to its path (POSIX, relative) below ``target``, where none of them may be yet.
 
-    Hard links where the file system allows, copies elsewhere. ``target`` must not exist.
-    Raises StorageError.
+    A copy shares the disk's blocks with its original where the file system can (btrfs, XFS), but
+    never the file: whoever may write one of them does not change the other. Raises StorageError.
     """
-
-    def link_or_copy(src: str, dst: str) -> str:
-        try:
-            os.link(src, dst)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                raise
-            shutil.copy2(src, dst)
-        return dst
-
-    with storage_errors(target, f"copying {source.name}"):
-        try:
-            shutil.copytree(source, target, copy_function=link_or_copy)
-        except shutil.Error as error:
-            raise OSError(errno.EIO, str(error), str(target)) from error
+    with storage_errors(target, f"copying files to {target.name}"):
+        for name, source in files.items():
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb", buffering=0) as reader, path.open("xb", buffering=0) as writer:
+                with contextlib.suppress(OSError):  # not every file system can
+                    while os.copy_file_range(reader.fileno(), writer.fileno(), _COPIED_BYTES):
+                        pass
+                shutil.copyfileobj(reader, writer)  # what is left

@@ -9,8 +9,8 @@ import pytest
 from appliance.errors import StorageError
 from appliance.files import (
     atomic_folder,
+    copy_files,
     describe_os_error,
-    link_or_copy_tree,
     read_json,
     write_atomic,
     write_json,
@@ -61,12 +61,23 @@ def test_an_exception_inside_an_atomic_folder_keeps_the_old_folder(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_a_linked_tree_holds_the_same_files(tmp_path: Path) -> None:
-    source = tmp_path / "source" / "deep"
-    source.mkdir(parents=True)
-    (source / "x").write_bytes(b"data")
-    link_or_copy_tree(tmp_path / "source", tmp_path / "target")
-    assert (tmp_path / "target" / "deep" / "x").read_bytes() == b"data"
+@pytest.mark.parametrize("in_kernel", [True, False])
+def test_a_copy_holds_the_same_bytes_and_is_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_kernel: bool
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    if not in_kernel:
+        monkeypatch.setattr(os, "copy_file_range", refuse)
+    (tmp_path / "x").write_bytes(b"data" * 1000)
+    copy_files({"deep/y": tmp_path / "x"}, tmp_path / "target")
+    copy = tmp_path / "target" / "deep" / "y"
+    assert copy.read_bytes() == b"data" * 1000
+    copy.write_bytes(b"changed")
+    assert (tmp_path / "x").read_bytes() == b"data" * 1000
+    with pytest.raises(StorageError, match="File exists"):
+        copy_files({"deep/y": tmp_path / "x"}, tmp_path / "target")
 
 
 @pytest.mark.parametrize(

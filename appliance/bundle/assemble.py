@@ -53,6 +53,7 @@ from appliance.bundle.statement import (
 )
 from appliance.bundle.step import Step
 from appliance.digest import CHUNK_BYTES, list_files, sha256_bytes, sha256_json
+from appliance.errors import StorageError
 from appliance.files import atomic_folder, finish_folders, storage_errors, write_atomic
 
 # What the crate calls the day of a run that says nothing of its times.
@@ -138,8 +139,11 @@ def write_bundle(bundle_dir: Path, sources: BundleSources, key: SigningKey) -> B
 def collect_files(folder: Path, under: str) -> dict[str, Path]:
     """All files below ``folder`` as paths below ``under``, for :func:`write_bundle`.
 
-    A missing folder holds none. Raises StorageError for a link or special file in it.
+    A missing folder holds none. Raises StorageError for a link or special file in it, and when it
+    is a link itself.
     """
+    if folder.is_symlink():
+        raise StorageError(f"{folder}: a link. Replace it by the folder itself.")
     if not folder.exists():
         return {}
     return {f"{under}/{name}": folder / name for name in list_files(folder)}

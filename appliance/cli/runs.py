@@ -113,6 +113,7 @@ def explain_run(
     manifest = choose_engine(read_manifest(path), engine)
     options = run_options(manifest, run_dir, cache=cache)
     folder = RunFolder(options.run_dir.resolve())
+    folder.check_no_links()
     environment = find_engine(manifest, folder, options).environment
     decisions = decide_chain(
         stages_for(manifest),

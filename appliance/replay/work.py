@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from appliance.bundle.assemble import collect_files
 from appliance.digest import canonical_json
 from appliance.engine.gpus import GpuMissingError, handed_out, read_gpus
 from appliance.errors import ReplayError, RuntimeMissingError, StorageError
-from appliance.files import link_or_copy_tree, storage_errors, write_atomic, write_json
+from appliance.files import copy_files, storage_errors, write_atomic, write_json
 from appliance.manifest.model import EngineName, Manifest
 from appliance.replay.budget import TimeLimit, describe_budget, describe_doubt
 from appliance.replay.checkpoints import TrainedFiles
@@ -261,8 +262,8 @@ class WorkFolder:
 def adopt_stage(chain: Chain, stage: Stage, trained: TrainedFiles) -> Receipt:
     """Let the original's result stand as the result of ``stage`` in the chain's folder.
 
-    Its files are copied (checkpoints linked where possible) and hashed; the receipt says what they
-    are, so a later stage that reads them checks them like any others.
+    Its files are copied and hashed; the receipt says what they are, so a later stage that reads
+    them checks them like any others.
     """
     upstream = {name: chain.results[name].content_digest for name in stage.upstream}
     key_parts = build_key_parts(stage, chain.manifest, chain.lock, upstream)
@@ -274,9 +275,8 @@ def adopt_stage(chain: Chain, stage: Stage, trained: TrainedFiles) -> Receipt:
     with storage_errors(place, "taking over the original's checkpoint"):
         if place.is_dir():
             shutil.rmtree(place)
-        place.mkdir(parents=True)
-        shutil.copytree(trained.content, place / CONTENT)
-    link_or_copy_tree(trained.artifacts, place / ARTIFACTS)
+    files = collect_files(trained.content, CONTENT) | collect_files(trained.artifacts, ARTIFACTS)
+    copy_files(files, place)
     return seal_folder(
         place,
         stage=stage.name,

@@ -185,6 +185,7 @@ def open_chain(manifest: Manifest, folder: RunFolder, options: RunOptions) -> It
     """
     folder.create()
     with folder.claimed() as claim:
+        folder.check_no_links()
         engine = find_engine(manifest, folder, options)
         lock = resolve_lock(manifest, engine.environment, options.secrets)
         prepare_run_folder(folder, manifest, lock, engine.scratch_dir)
@@ -252,10 +253,11 @@ class Chain:
         place = self.folder.stage_dir(stage.name, decision.key)
         if decision.damage:
             set_aside(place, "damaged")
+        taken = decision.action is Action.DONE
         if decision.action is Action.CACHED:
             set_aside(place, "unfinished")
-            self.cache.take(stage.name, decision.key, place)
-        elif decision.action is not Action.DONE:
+            taken = self.cache.take(stage.name, decision.key, place)
+        if not taken:
             self.ran.append(stage.name)
             if self.options.declares and stage.name == DECLARED_STAGE:
                 declare_before_training(place, self.manifest, self.lock, self.results, self.signer)
@@ -272,6 +274,7 @@ class Chain:
         return receipt
 
     def _run(self, stage: Stage) -> None:
-        code = self.engine.run_stage(stage.name, self.folder, self.claim)
+        code = self.engine.run_stage(stage, self.folder, self.claim)
         if code:
             raise StageExitError(stage.name, code)
+        self.folder.check_no_links()

@@ -77,7 +77,8 @@ class Stage:
 
     ``version`` is raised when the meaning of the outputs changes. ``manifest_part`` gives all that
     the stage takes from the manifest. ``rooms`` are the parts of this package whose source decides
-    the result, ``packages`` the installed distributions that do.
+    the result, ``packages`` the installed distributions that do. ``reads`` are the places it reads
+    beside the run folder and what the manifest names.
     """
 
     name: str
@@ -87,3 +88,4 @@ class Stage:
     packages: tuple[str, ...]
     manifest_part: Callable[[Manifest], Mapping[str, Any]]
     run: Callable[[StageContext], None]
+    reads: tuple[Path, ...] = ()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from appliance.engine.container import StageContainer, run_stage_container
+from appliance.engine.container import StageContainer, remove_leftovers, run_stage_container
+from appliance.engine.daemon import connected
 from appliance.engine.gpus import VISIBLE_DEVICES
 from appliance.engine.host import pinned_environment, run_stage_process
 from appliance.engine.isolation import Exposure, Limits, cpu_limit, memory_limit
@@ -21,15 +22,13 @@ from appliance.engine.probe import probe_engine
 from appliance.errors import ManifestError
 from appliance.files import write_json
 from appliance.manifest.model import Manifest, RuntimePart
-from appliance.stages import spot_check
+from appliance.stages.definition import Stage
 from appliance.stages.environment import Environment, OwnEnvironment
 from appliance.stages.image_sbom import describe_image
 from appliance.stages.images import ImageEnvironment, image_name, open_image
 from appliance.stages.inventory import ROBOTWIN_ASSETS
 from appliance.stages.pins import dataset_root, named_files
-from appliance.stages.run_folder import RunFolder
-
-SCRATCH = ".scratch"
+from appliance.stages.run_folder import SCRATCH, RunFolder
 
 
 class Engine(Protocol):
@@ -46,7 +45,7 @@ class Engine(Protocol):
     def prepare(self, folder: RunFolder) -> None:
         """Write what is known of the environment into the run folder, for the bundle."""
 
-    def run_stage(self, stage: str, folder: RunFolder, claim: int) -> int:
+    def run_stage(self, stage: Stage, folder: RunFolder, claim: int) -> int:
         """Run a stage to its end and return its exit code; ``claim`` holds the run folder."""
 
 
@@ -67,10 +66,10 @@ class HostEngine:
         if folder.environment_dir.is_dir():
             shutil.rmtree(folder.environment_dir)
 
-    def run_stage(self, stage: str, folder: RunFolder, claim: int) -> int:
+    def run_stage(self, stage: Stage, folder: RunFolder, claim: int) -> int:
         """See :class:`Engine`."""
         pinned = _pinned(self.runtime, self.scratch_dir)
-        return run_stage_process(stage, folder.path, pinned, keep_open=(claim,))
+        return run_stage_process(stage.name, folder.path, pinned, keep_open=(claim,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +95,10 @@ class ContainerEngine:
         return self.run_dir / SCRATCH / self.opened.found.id.rpartition(":")[2][:12]
 
     def prepare(self, folder: RunFolder) -> None:
-        """Write the image's identity and inventory; make the scratch folder."""
+        """End what a killed run left; write what the image is; make the scratch folder."""
+        with connected() as client:
+            remove_leftovers(client, folder.path)
+        folder.check_no_links()
         place = folder.environment_dir
         write_json(place / "image.json", dict(self.opened.image))
         write_json(place / "inventory.json", dict(self.opened.inventory.value))
@@ -104,7 +106,7 @@ class ContainerEngine:
         write_json(place / "sbom.cdx.json", sbom)
         self.scratch_dir.mkdir(parents=True, exist_ok=True)
 
-    def run_stage(self, stage: str, folder: RunFolder, claim: int) -> int:
+    def run_stage(self, stage: Stage, folder: RunFolder, claim: int) -> int:
         """See :class:`Engine`; the stage watches the lock ``claim`` holds (``engine/watch.py``)."""
         runtime = self.manifest.runtime
         machine = probe_engine()
@@ -112,7 +114,7 @@ class ContainerEngine:
             image_id=self.opened.found.id,
             exposure=Exposure(
                 run_dir=folder.path,
-                inputs=_input_paths(self.manifest, folder),
+                inputs=_input_paths(self.manifest, stage),
                 hidden=self.secrets,
             ),
             limits=Limits(
@@ -124,7 +126,7 @@ class ContainerEngine:
             environment=container_environment(runtime, self.scratch_dir),
             claim=folder.claim_path,
         )
-        return run_stage_container(stage, request, output=sys.stderr.buffer)
+        return run_stage_container(stage.name, request, output=sys.stderr.buffer)
 
 
 def open_engine(
@@ -186,10 +188,10 @@ def _pinned(runtime: RuntimePart, scratch_dir: Path) -> dict[str, str]:
     )
 
 
-def _input_paths(manifest: Manifest, folder: RunFolder) -> tuple[Path, ...]:
-    """Everything stages read that a manifest names, or a spot check of another run asks for."""
-    checked = folder.read_state().get(spot_check.NAME)
-    place = checked.get("checkpoints") if isinstance(checked, Mapping) else None
-    further = () if place is None else (Path(place),)
+def _input_paths(manifest: Manifest, stage: Stage) -> tuple[Path, ...]:
+    """Everything ``stage`` may read of the host.
+
+    Nothing of it is taken from the run folder, which the stages before it could write.
+    """
     named = [path for path in named_files(manifest).values() if path != ROBOTWIN_ASSETS]
-    return (dataset_root(manifest), *named, *further)
+    return (dataset_root(manifest), *named, *stage.reads)

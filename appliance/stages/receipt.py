@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.bundle.layout import describe_name_fault
 from appliance.digest import list_files, sha256_file, sha256_json, tree_digest
 from appliance.errors import StorageError
 from appliance.files import read_json, storage_errors, write_json
@@ -48,10 +49,17 @@ class Receipt:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Receipt:
-        """Read the JSON form. Raises StorageError when a field is missing or unknown."""
+        """Read the JSON form. Raises StorageError when a field is missing or unknown, or an output
+        lies elsewhere than in a part of the stage's folder.
+        """
         try:
             if value["version"] != RECEIPT_VERSION:
                 raise StorageError(f"receipt version {value['version']!r} is not known")
+            if not isinstance(value["outputs"], Mapping):
+                raise StorageError("not a receipt: its outputs are not named")
+            for name in value["outputs"]:
+                if describe_name_fault(name) or name.partition("/")[0] not in PARTS:
+                    raise StorageError(f"output {name!r} is none of a stage")
             return cls(**{name: value[name] for name in cls.__slots__})
         except (KeyError, TypeError) as error:
             raise StorageError(f"not a receipt: {error}") from error
@@ -124,8 +132,8 @@ def read_receipt(folder: Path) -> Receipt | None:
 def find_damage(folder: Path, receipt: Receipt) -> list[str]:
     """Output files that are missing or no longer what the receipt says.
 
-    Files whose size and modification time are those of the last check are not read again, so that a
-    run with nothing to do stays fast with large checkpoints.
+    Files whose size, modification and change time are those of the last check are not read again,
+    so that a run with nothing to do stays fast with large checkpoints.
     """
     checked = _read_checked(folder)
     damaged: list[str] = []
@@ -160,4 +168,4 @@ def _file_stats(folder: Path, outputs: Mapping[str, str]) -> dict[str, list[int]
 
 def _stats(path: Path) -> list[int]:
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

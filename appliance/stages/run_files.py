@@ -29,6 +29,7 @@ def read_run_input(folder: RunFolder, *, embed_videos: bool) -> ReportInput:
 
     Raises ManifestError when its manifest is not valid, StorageError when a file cannot be listed.
     """
+    folder.check_no_links()
     manifest = read_manifest(folder.manifest_path)
     named = folder.read_state().get("stages")
     places: Mapping[str, object] = named if isinstance(named, Mapping) else {}

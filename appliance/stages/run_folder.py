@@ -28,6 +28,7 @@ from appliance.errors import RunFolderBusyError, StorageError
 from appliance.files import read_json, storage_errors, write_atomic, write_json
 
 KEY_LENGTH = 12
+SCRATCH = ".scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,10 @@ class RunFolder:
         """Link to the newest bundle."""
         return self.path / "bundle"
 
+    @property
+    def _new_link(self) -> Path:
+        return self.path / ".bundle.tmp"
+
     def stage_dir(self, stage: str, key: str) -> Path:
         """Folder of the result of ``stage`` under ``key``."""
         return self.path / "stages" / f"{stage}-{key[:KEY_LENGTH]}"
@@ -82,6 +87,30 @@ class RunFolder:
         probe = self.path / ".writable"
         write_atomic(probe, b"", doing="checking that the run folder can be written")
         probe.unlink(missing_ok=True)
+
+    def check_no_links(self) -> None:
+        """See that nothing in here leads elsewhere. Raises StorageError for a link or special file.
+
+        Code in a container may write here, and whoever reads or writes here outside of it would
+        follow a link it left. No run follows its link to the newest bundle, and what lies in a
+        scratch folder is read by stages alone.
+        """
+        waiting, scratch = [self.path], self.path / SCRATCH
+        own = (self.bundle_link, self._new_link)
+        with storage_errors(self.path, "looking for links in it"):
+            while waiting:
+                folder = waiting.pop()
+                for entry in _list_entries(folder):
+                    path = folder / entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.extend([] if folder == scratch else [path])
+                    elif not entry.is_file(follow_symlinks=False) and path not in own:
+                        raise StorageError(
+                            f"{path}: neither a regular file nor a folder, so that what it"
+                            " leads to would be taken for a part of the run. Remove it and run the"
+                            " same command again; if a stage in a container left it, ask who made"
+                            " the image."
+                        )
 
     def read_state(self) -> dict[str, Any]:
         """The content of ``run.json``; empty when there is none yet or it is damaged."""
@@ -98,10 +127,9 @@ class RunFolder:
     def point_bundle_link(self, bundle: Path) -> None:
         """Let ``bundle`` point at the newest bundle. Raises StorageError."""
         with storage_errors(self.bundle_link, "linking the newest bundle"):
-            temporary = self.path / ".bundle.tmp"
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(bundle.relative_to(self.path), target_is_directory=True)
-            temporary.replace(self.bundle_link)
+            self._new_link.unlink(missing_ok=True)
+            self._new_link.symlink_to(bundle.relative_to(self.path), target_is_directory=True)
+            self._new_link.replace(self.bundle_link)
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[int]:
@@ -115,6 +143,15 @@ class RunFolder:
             yield handle
 
 
+def _list_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of ``folder``; none when it is gone, as a stage at work renames folders."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
 @contextlib.contextmanager
 def claim(path: Path, folder: Path, otherwise: str) -> Iterator[int]:
     """Hold the file ``path``, which stands for ``folder``; yields its descriptor.
@@ -122,7 +159,7 @@ def claim(path: Path, folder: Path, otherwise: str) -> Iterator[int]:
     Raises RunFolderBusyError, with ``otherwise`` as what to choose, when another process holds it.
     """
     with storage_errors(path, "claiming the run folder"):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

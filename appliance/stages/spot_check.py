@@ -87,4 +87,5 @@ def stage(manifest: Manifest, check: SpotCheck) -> Stage:
         packages=train.packages,
         manifest_part=lambda each: {**train.manifest_part(each), NAME: check.to_dict()},
         run=run,
+        reads=() if check.checkpoints is None else (check.checkpoints,),
     )

@@ -251,6 +251,11 @@ def test_links_and_special_files_do_not_go_into_a_bundle(tmp_path: Path) -> None
     (folder / "link").unlink()
     with pytest.raises(StorageError, match="pipe"):
         collect_files(folder, "stage")
+    (tmp_path / "none").symlink_to(tmp_path)
+    (tmp_path / "gone").symlink_to("nowhere")
+    for name in ("none", "gone"):
+        with pytest.raises(StorageError, match=name):
+            collect_files(tmp_path / name, "stage")
 
 
 def test_link_given_as_a_source_is_refused(tmp_path: Path, pristine: Path) -> None:

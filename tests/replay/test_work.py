@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import cast
 import pytest
 
 from appliance.bundle.keys import create_key
-from appliance.errors import ReplayError
+from appliance.errors import ReplayError, StorageError
 from appliance.files import write_json
 from appliance.replay.checkpoints import TrainedFiles
 from appliance.replay.levels import Level
 from appliance.replay.places import Places
 from appliance.replay.subject import Subject, open_subject
-from appliance.replay.work import Passage, WorkFolder, choose_extent
+from appliance.replay.work import Passage, WorkFolder, adopt_stage, choose_extent
 from appliance.stages.chain import Chain
 from appliance.stages.decide import build_key_parts
+from appliance.stages.definition import Stage
 from appliance.stages.engines import Engine
 from appliance.stages.receipt import seal_folder, stage_key
 from appliance.stages.registry import stages_for
@@ -34,14 +36,13 @@ class FinishingEngine:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
 
-    def run_stage(self, name: str, folder: RunFolder, claim: int) -> int:
-        stage = next(each for each in stages_for(self.chain.manifest) if each.name == name)
+    def run_stage(self, stage: Stage, folder: RunFolder, claim: int) -> int:
         upstream = {each: self.chain.results[each].content_digest for each in stage.upstream}
         parts = build_key_parts(stage, self.chain.manifest, self.chain.lock, upstream)
-        place = folder.stage_dir(name, stage_key(parts))
-        write_json(place / "content" / "said.json", {"stage": name})
+        place = folder.stage_dir(stage.name, stage_key(parts))
+        write_json(place / "content" / "said.json", {"stage": stage.name})
         times = {"started_utc": "1970-01-01T00:00:00+00:00", "seconds": 0.0}
-        seal_folder(place, stage=name, key_parts=parts, times=times, host={})
+        seal_folder(place, stage=stage.name, key_parts=parts, times=times, host={})
         return 0
 
 
@@ -117,3 +118,34 @@ def test_a_replay_neither_needs_a_key_nor_makes_one(
             receipt = chain.bring_to_receipt(stage, lambda _: None)
             assert list(receipt.outputs) == ["content/said.json"]
     assert (keys.is_dir() and sorted(keys.iterdir())) == before
+
+
+def test_a_stage_that_is_given_the_originals_checkpoint_cannot_change_it(
+    golden: Subject, tmp_path: Path
+) -> None:
+    trained = TrainedFiles(content=tmp_path / "content", artifacts=tmp_path / "artifacts")
+    for folder in (trained.content, trained.artifacts):
+        folder.mkdir()
+        (folder / "file").write_bytes(b"original")
+    work = WorkFolder(tmp_path / "work")
+    work.claim(golden.identity)
+    manifest = work.write_manifest(golden.manifest)
+    keys = tmp_path / "keys"
+    with work.open_chain(
+        manifest, scratch_dir=tmp_path / "scratch", key_dir=keys, passphrase_file=None
+    ) as opened:
+        chain = replace(opened, engine=cast(Engine, FinishingEngine(opened)))
+        stages = {stage.name: stage for stage in stages_for(manifest)}
+        for name in stages["train"].upstream:
+            chain.bring_to_receipt(stages[name], lambda _: None)
+        receipt = adopt_stage(chain, stages["train"], trained)
+        assert sorted(receipt.outputs) == ["artifacts/file", "content/file"]
+        place = chain.folder.stage_dir("train", receipt.key)
+        for name in receipt.outputs:
+            (place / name).write_bytes(b"changed")
+            assert (tmp_path / name).read_bytes() == b"original"
+        shutil.rmtree(place)
+        (tmp_path / "artifacts").rename(tmp_path / "moved")
+        (tmp_path / "artifacts").symlink_to(tmp_path / "moved")
+        with pytest.raises(StorageError, match="artifacts"):
+            adopt_stage(chain, stages["train"], trained)

@@ -77,6 +77,17 @@ print(json.dumps({
     "mounts": open("/proc/self/mountinfo").read(),
 }))
 """
+LEAVE_LINKS = """
+import json, os, sys
+run_dir, keys, data = sys.argv[1:]
+os.symlink(keys, os.path.join(run_dir, "environment"))
+try:
+    os.link(data, os.path.join(run_dir, "data"))
+    found = "linked"
+except OSError as error:
+    found = os.strerror(error.errno)
+print(json.dumps(found))
+"""
 SAY_RIGHTS = """
 import json, os
 lines = dict(line.split(":\\t") for line in open("/proc/self/status") if ":\\t" in line)
@@ -166,6 +177,17 @@ def test_the_signing_key_is_not_seen_and_a_mount_that_would_show_it_is_refused(
     exposed = replace(request_.exposure, inputs=(keys.parent,))
     with pytest.raises(StageFailedError, match="signing key"):
         run(replace(request_, exposure=exposed), SAY_RIGHTS)
+
+
+def test_a_link_left_in_the_run_folder_is_found_and_no_input_can_be_taken_in(
+    request_: StageContainer,
+) -> None:
+    run_dir, keys = request_.exposure.run_dir, request_.exposure.hidden[0]
+    data = DATASET / "meta" / "info.json"
+    found = run(request_, LEAVE_LINKS, str(run_dir), str(keys), str(data))
+    assert found == "Invalid cross-device link"
+    with pytest.raises(StorageError, match="environment: neither a regular file nor a folder"):
+        RunFolder(run_dir).check_no_links()
 
 
 def test_a_stage_has_no_capabilities_and_can_get_none(request_: StageContainer) -> None:
