@@ -178,7 +178,7 @@ def test_the_base_folder_is_absolute_when_the_path_is_relative(tmp_path, monkeyp
             changed(("  episodes: 20\n", "")),
             (
                 "eval.episodes: is missing (manifests/a.yaml:13). Add it, for example `episodes:"
-                " 20`. How many trials are scored."
+                " 20`. How many trials are scored; a bundle holds the videos of at most 10,000."
             ),
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,7 +228,7 @@ def test_a_container_that_a_killed_run_left_is_ended_before_its_folder_is_used(
     folder.create()
     folder.environment_dir.symlink_to(tmp_path)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
-    left = {"containers/json": (200, [{"Id": NAME}])}
+    left = {"containers/json": (200, [{"Id": NAME, "Created": int(time.time())}])}
     with (
         stand_in_engine(tmp_path / "engine.sock", **left) as asked,
         pytest.raises(StorageError, match="environment"),
