@@ -241,12 +241,12 @@ def describe_preregistration(data: bytes, training: Training) -> str | None:
         found = read_preregistration(data)
     except StatementError:
         return None
-    when = f"declared on {_show_time(found.registered_on)}, {_describe_order(found, training)}"
+    when = f"on {_show_time(found.registered_on)}, {_describe_order(found, training)}"
     claim = found.claim
     if claim is None:
-        return f"no claim, {when}"
+        return f"no success rate; the manifest was signed {when}"
     value, margin, alpha = (_show(claim.get(name)) for name in ("value", "margin", "alpha"))
-    return f"success rate {value} within {margin} (alpha {alpha}), {when}"
+    return f"success rate {value} within {margin} (alpha {alpha}), declared {when}"
 
 
 def _check_time(found: Preregistration, training: Training, path: str) -> Iterator[Finding]:
@@ -332,9 +332,9 @@ def _parse_time(text: str | None) -> float | None:
     """Seconds since 1970 of an RFC 3339 time; None for anything else."""
     try:
         moment = datetime.datetime.fromisoformat(text or "")
-    except ValueError:
+        return None if moment.tzinfo is None else moment.astimezone(datetime.UTC).timestamp()
+    except (ValueError, OverflowError):  # no time, or none of UTC's years 1 to 9999
         return None
-    return None if moment.tzinfo is None else moment.timestamp()
 
 
 def _describe_order(found: Preregistration, training: Training) -> str:
@@ -347,7 +347,12 @@ def _describe_order(found: Preregistration, training: Training) -> str:
 
 
 def _show_time(text: str | None) -> str:
-    return "an unknown day" if _parse_time(text) is None else show_name(str(text))
+    """A time in UTC, to the second."""
+    moment = _parse_time(text)
+    if moment is None:
+        return "an unknown day"
+    shown = datetime.datetime.fromtimestamp(int(moment // 1), datetime.UTC)
+    return f"{shown:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _claim(manifest: Mapping[str, Any]) -> dict[str, Any]:
