@@ -57,11 +57,8 @@ class Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(
-                        "setpriv",
-                        "--pdeathsig",
-                        "TERM",
-                    ),  # it ends with these tests, however they end
+                    # It ends with these tests, however they end.
+                    *("setpriv", "--pdeathsig", "TERM"),
                     shutil.which("dockerd") or "/usr/sbin/dockerd",
                     *(f"--{name}={value}" for name, value in options.items()),
                     *(f"--{name}=false" for name in off),
