@@ -21,6 +21,7 @@ from typing import Any
 from appliance.errors import StorageError
 
 _COPIED_BYTES = 1 << 28
+_PIECE_BYTES = 1 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -187,4 +188,6 @@ def copy_files(files: Mapping[str, Path], target: Path) -> None:
                 with contextlib.suppress(OSError):  # not every file system can
                     while os.copy_file_range(reader.fileno(), writer.fileno(), _COPIED_BYTES):
                         pass
-                shutil.copyfileobj(reader, writer)  # what is left
+                while piece := reader.read(_PIECE_BYTES):  # what is left
+                    while piece:
+                        piece = piece[writer.write(piece) :]

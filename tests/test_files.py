@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,14 +72,34 @@ def test_a_copy_holds_the_same_bytes_and_is_another_file(
 
     if not in_kernel:
         monkeypatch.setattr(os, "copy_file_range", refuse)
-    (tmp_path / "x").write_bytes(b"data" * 1000)
+    data = b"data" * 600_000  # several pieces
+    (tmp_path / "x").write_bytes(data)
     copy_files({"deep/y": tmp_path / "x"}, tmp_path / "target")
     copy = tmp_path / "target" / "deep" / "y"
-    assert copy.read_bytes() == b"data" * 1000
+    assert copy.read_bytes() == data
     copy.write_bytes(b"changed")
-    assert (tmp_path / "x").read_bytes() == b"data" * 1000
+    assert (tmp_path / "x").read_bytes() == data
     with pytest.raises(StorageError, match="File exists"):
         copy_files({"deep/y": tmp_path / "x"}, tmp_path / "target")
+
+
+def test_a_copy_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    """A disk may take the beginning of the last piece and not the rest."""
+    (tmp_path / "x").write_bytes(b"data" * 1250)
+    script = (
+        "import errno, os, resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from appliance.files import copy_files\n"
+        "def refuse(*_): raise OSError(errno.EXDEV, '')\n"
+        "os.copy_file_range = refuse\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "copy_files({'y': Path(sys.argv[1], 'x')}, Path(sys.argv[1], 'target'))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "StorageError" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,14 @@ def find_registration(bundle_dir: Path) -> Preregistration | None:
     return found if _is_before(found, read_training(receipt)) else None
 
 
+def evaluation_of(manifest: Mapping[str, Any]) -> Any:
+    """A manifest's ``eval``, of a RoboTwin checkout only which one it is and not where it lies."""
+    part = manifest.get("eval")
+    if not isinstance(part, Mapping) or not isinstance(part.get("checkout"), Mapping):
+        return part
+    return {**part, "checkout": {"tree": part["checkout"].get("tree")}}
+
+
 def check_presence(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[Finding]:
     """Whether a claim in the signed ``manifest`` was declared before training at all."""
     claim = _claim(manifest)["success_rate"]
@@ -365,7 +373,7 @@ def _claim(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _part(manifest: Mapping[str, Any], part: str) -> Any:
     """What is compared: the claimed rate with its margin, or the whole evaluation."""
-    return _claim(manifest)["success_rate"] if part == "expect" else manifest.get(part)
+    return _claim(manifest)["success_rate"] if part == "expect" else evaluation_of(manifest)
 
 
 def _digest(value: object) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,12 +41,13 @@ class TimeLimit:
         """Do something in the main thread for as long as there is time. Raises OutOfTimeError."""
 
         def stop(number: int, frame: FrameType | None) -> None:
-            raise OutOfTimeError
+            if not isinstance(sys.exception(), KeyboardInterrupt):  # on Ctrl-C it stops already
+                raise OutOfTimeError
 
         left = max(self.began + self.seconds - time.monotonic(), 0.001)  # 0 would set no alarm
-        handler = signal.signal(signal.SIGALRM, stop)
-        timer = signal.setitimer(signal.ITIMER_REAL, left)
+        handler, timer = signal.signal(signal.SIGALRM, stop), (0.0, 0.0)
         try:
+            timer = signal.setitimer(signal.ITIMER_REAL, left)
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, *timer)

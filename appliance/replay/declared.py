@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.preregistration import find_registration
+from appliance.bundle.preregistration import evaluation_of, find_registration
 from appliance.manifest.difference import changed_fields
 from appliance.manifest.model import Manifest, SuccessRatePart
 
@@ -46,7 +46,7 @@ def claim_of_bundle(manifest: Manifest, signed: Mapping[str, Any], root: Path) -
         return DeclaredClaim(claim=None, why=f"not declared before training: {stands}")
     if found is None or written is None:
         return said
-    before, now = ({"eval": value.get("eval")} for value in (found.manifest, signed))
+    before, now = ({"eval": evaluation_of(value)} for value in (found.manifest, signed))
     changes = [path for path, _, _ in changed_fields(before, now)]
     if not changes:
         return said

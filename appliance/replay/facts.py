@@ -38,9 +38,10 @@ def read_facts(result: Result) -> dict[str, Any]:
 def read_stage_facts(stage: str, content: Path, reader: Reader | None = None) -> dict[str, Any]:
     """The facts in one stage's ``content`` folder; a file that is missing says nothing.
 
-    ``reader`` is that of the result the stage belongs to. Raises StorageError for damaged files.
+    ``reader`` is that of the result the stage belongs to; None for what was made here. Raises
+    StorageError for damaged files.
     """
-    facts = _READERS[stage](content, reader or Reader())
+    facts = _READERS[stage](content, reader or Reader(bounded=False))
     return {part: value for part, value in facts.items() if value}
 
 
@@ -84,7 +85,7 @@ def read_steps(content: Path, reader: Reader | None = None) -> dict[str, dict[st
 
     Raises StorageError for damaged files.
     """
-    reader = reader or Reader()
+    reader = reader or Reader(bounded=False)
     steps: dict[str, dict[str, Any]] = {}
     for name in ("curve.jsonl", "hash_chain.jsonl"):
         for row in reader.read_rows(content / name):

@@ -1,8 +1,9 @@
-"""The JSON of a result that nobody vouches for, read up to a limit over all its files together."""
+"""The JSON of a result; of a stranger's up to a limit over all its files together."""
 
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from appliance.files import storage_errors
 
 
 class Reader:
-    """Reads files until all of them together are too much; a file counts each time it is read."""
+    """Reads files until all of them together are too much; a file counts each time it is read.
 
-    def __init__(self) -> None:
-        self._bytes_left = MAX_RESULT_BYTES
-        self._values_left = MAX_RESULT_VALUES
+    What the user's own runs left is read whole: not ``bounded``.
+    """
+
+    def __init__(self, *, bounded: bool = True) -> None:
+        self._bounded = bounded
+        self._most_values = MAX_RESULT_VALUES if bounded else sys.maxsize
+        self._values_left, self._bytes_left = self._most_values, MAX_RESULT_BYTES
 
     def read_object(self, path: Path) -> dict[str, Any]:
         """The JSON object in ``path``; empty when there is none.
@@ -31,7 +36,7 @@ class Reader:
         if not path.is_file():
             return {}
         try:
-            value = parse_json(self._take(path), MAX_RESULT_VALUES)
+            value = parse_json(self._take(path), self._most_values)
         except ValueError as error:
             raise StorageError(
                 f"{path}: not valid JSON ({error}). The file is damaged or not what was expected."
@@ -52,7 +57,7 @@ class Reader:
             if not line.strip():
                 continue
             try:
-                row = parse_json(line, MAX_RESULT_VALUES)
+                row = parse_json(line, self._most_values)
             except ValueError as error:
                 raise StorageError(
                     f"{path}: a line is not JSON ({error}). The file is damaged."
@@ -65,14 +70,16 @@ class Reader:
     def _take(self, path: Path) -> bytes:
         """The bytes of a file, as far as the limit allows."""
         with storage_errors(path, f"reading {path.name}"), path.open("rb") as stream:
-            data = stream.read(self._bytes_left + 1)
+            data = stream.read(self._bytes_left + 1 if self._bounded else -1)
+        if not self._bounded:
+            return data
         self._bytes_left -= len(data)
         self._values_left -= count_values(data)
         if self._bytes_left < 0 or self._values_left < 0:
             raise StorageError(
                 f"{path}: with it the result holds more JSON than is read of one:"
                 f" {MAX_RESULT_BYTES >> 20} MiB or {MAX_RESULT_VALUES:,} values, enough for 200,000"
-                " training steps. The file is damaged or not what was expected."
+                " training steps. Name the run folder it is from, if you have it."
             )
         return data
 

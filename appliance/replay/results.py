@@ -172,16 +172,16 @@ def _read_run_folder(path: Path, folder: Path) -> Result:
         lock=read_object(run.lock_path),
         stages=dict(_finished_stages(run)),
         content_digest=None,
+        reader=Reader(bounded=False),
     )
 
 
 def _finished_stages(run: RunFolder) -> Iterator[tuple[str, StageResult]]:
-    names = run.read_state().get("stages")
+    places = run.stage_places()
     for name in STAGE_NAMES:
-        place = names.get(name) if isinstance(names, Mapping) else None
-        folder = run.path / "stages" / str(place)
-        receipt = read_receipt(folder) if place else None
-        if receipt is not None:
+        folder = places.get(name)
+        receipt = None if folder is None else read_receipt(folder)
+        if folder is not None and receipt is not None:
             artifacts = _folder(folder / ARTIFACTS)
             yield (
                 name,

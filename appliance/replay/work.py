@@ -163,7 +163,7 @@ def describe_lack(manifest: Manifest, engine: EngineName | None = None) -> str |
 
 
 def _choose_affordable(subject: Subject, budget_s: float, doubt: str | None) -> Extent:
-    """What the recorded times promise; in ``doubt`` of them some steps first, which is sure."""
+    """What the recorded times promise; in ``doubt`` of them some steps first."""
     steps = subject.manifest.train.steps
     few = Passage(first_step=DEFAULT_SPOT[0], num_steps=min(DEFAULT_SPOT[1], steps))
     passage = few if steps else None

@@ -84,11 +84,13 @@ def digest_code(root: Path, python: Path, layout: str = CHECKOUT) -> str:
 
 
 def _list_code(place: Path, layout: str) -> list[str]:
-    if layout == RUNTIME:
-        assets = f"{ASSETS_FOLDER}/"  # may have been put there, and have a digest of their own
-        return [name for name in list_files(place) if not name.startswith(assets)]
-    folders = [folder for folder in CODE_FOLDERS if (place / folder).is_dir()]
-    return [f"{folder}/{name}" for folder in folders for name in list_files(place / folder)]
+    parts = list(CODE_FOLDERS)
+    if layout == RUNTIME:  # all of the package; assets put or linked there have their own digest
+        with storage_errors(place, "listing RoboTwin's runtime"):
+            parts = sorted({path.name for path in place.iterdir()} - {ASSETS_FOLDER})
+    folders = [part for part in parts if (place / part).is_dir()]
+    files = [part for part in parts if (place / part).is_file()]
+    return files + [f"{folder}/{name}" for folder in folders for name in list_files(place / folder)]
 
 
 def find_runtime(python: Path) -> Path:

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.errors import StorageError
 from appliance.files import copy_files, storage_errors
 from appliance.stages.receipt import CHECKED_FILE, Receipt, find_damage, read_receipt, write_receipt
 
@@ -58,13 +59,19 @@ class StageCache:
         return taken
 
     def put(self, stage: str, key: str, source: Path) -> None:
-        """Add a finished stage folder. A result that is there and whole is left as it is."""
+        """Add a finished stage folder. A result that is there and whole is left as it is.
+
+        Where there is no room for a copy, the result is not kept here, and a warning says so.
+        """
         folder = self._folder(stage, key)
         receipt = read_receipt(source)
         if folder is None or receipt is None or receipt.key != key or self.holds(stage, key):
             return
         shutil.rmtree(folder, ignore_errors=True)
-        _place(source, receipt, folder)
+        try:
+            _place(source, receipt, folder)
+        except StorageError as error:
+            logger.warning("the result of %s is not kept for other runs: %s", stage, error)
 
     def _folder(self, stage: str, key: str) -> Path | None:
         return None if self.path is None else self.path / stage / key

@@ -157,12 +157,11 @@ def decide_chain(
 
 def read_previous(folder: RunFolder) -> dict[str, Receipt]:
     """The receipts of the stages that make up the present result of a run folder."""
-    names = folder.read_state().get("stages", {})
     found: dict[str, Receipt] = {}
-    for stage, name in (names if isinstance(names, Mapping) else {}).items():
-        receipt = read_receipt(folder.path / "stages" / str(name))
+    for stage, place in folder.stage_places().items():
+        receipt = read_receipt(place)
         if receipt is not None:
-            found[str(stage)] = receipt
+            found[stage] = receipt
     return found
 
 

@@ -59,9 +59,9 @@ def find_evaluation(folder: Path) -> Path:
     present result) or a bundle. Raises EvaluationError when there is none.
     """
     places = [folder, folder / CONTENT, folder / CONTENT / STAGE_NAME]
-    stage = RunFolder(folder).read_state().get("stages", {}).get(STAGE_NAME)
-    if isinstance(stage, str):
-        places.append(folder / "stages" / stage / CONTENT)
+    stage = RunFolder(folder).stage_places().get(STAGE_NAME)
+    if stage is not None:
+        places.append(stage / CONTENT)
     for place in places:
         if (place / METRICS_NAME).is_file():
             return place

@@ -56,7 +56,9 @@ def load_run(run_dir: Path) -> LoadedRun:
     """Read what the chain left for its stages. Raises StorageError when it is no run folder."""
     folder = RunFolder(run_dir)
     state = folder.read_state()
-    if not folder.manifest_path.is_file() or not {"dataset_root", "files"} <= state.keys():
+    root, files, scratch_dir = (state.get(key) for key in ("dataset_root", "files", "scratch_dir"))
+    named = [root, scratch_dir, *(files.values() if isinstance(files, Mapping) else [None])]
+    if not folder.manifest_path.is_file() or not all(isinstance(each, str) for each in named):
         raise StorageError(
             f"{run_dir}: not a run folder (manifest.yaml or run.json is missing, or of an older"
             " version). Start with `appliance run MANIFEST`, or say it again."
@@ -65,9 +67,9 @@ def load_run(run_dir: Path) -> LoadedRun:
         folder=folder,
         manifest=read_manifest(folder.manifest_path),
         lock=Lock.from_dict(read_json(folder.lock_path)),
-        dataset_root=Path(state["dataset_root"]),
-        files={key: Path(place) for key, place in state["files"].items()},
-        scratch_dir=Path(state["scratch_dir"]),
+        dataset_root=Path(str(root)),
+        files={key: Path(place) for key, place in dict(files or {}).items()},
+        scratch_dir=Path(str(scratch_dir)),
     )
 
 
@@ -119,7 +121,8 @@ def execute_stage(run_dir: Path, name: str, progress: Progress) -> Receipt:
 def record_stage(folder: RunFolder, stage: str, place: Path) -> None:
     """Note in ``run.json`` that ``place`` is the present result of ``stage``."""
     state = folder.read_state()
-    state["stages"] = {**state.get("stages", {}), stage: place.name}
+    others = {name: other.name for name, other in folder.stage_places().items()}
+    state["stages"] = {**others, stage: place.name}
     folder.write_state(state)
 
 
@@ -136,8 +139,7 @@ def _check_environment(run: LoadedRun, stage: Stage) -> None:
 
 def _finished_inputs(run: LoadedRun, stage: Stage) -> tuple[dict[str, Path], dict[str, str]]:
     """Folders and content digests of the upstream stages, each one made for this very manifest."""
-    names = run.folder.read_state().get("stages", {})
-    receipts = read_previous(run.folder)
+    places, receipts = run.folder.stage_places(), read_previous(run.folder)
     for name in stage.upstream:
         upstream = find_stage(run.manifest, name)
         digests = _finished_inputs(run, upstream)[1]
@@ -148,7 +150,7 @@ def _finished_inputs(run: LoadedRun, stage: Stage) -> tuple[dict[str, Path], dic
                 f" {run.folder.path}. Run it first: appliance stage {name} --run-dir"
                 f" {run.folder.path}"
             )
-    paths = {name: run.folder.path / "stages" / names[name] for name in stage.upstream}
+    paths = {name: places[name] for name in stage.upstream}
     return paths, {name: receipts[name].content_digest for name in stage.upstream}
 
 

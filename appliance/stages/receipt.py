@@ -55,8 +55,12 @@ class Receipt:
         try:
             if value["version"] != RECEIPT_VERSION:
                 raise StorageError(f"receipt version {value['version']!r} is not known")
-            if not isinstance(value["outputs"], Mapping):
-                raise StorageError("not a receipt: its outputs are not named")
+            for name in ("key_parts", "outputs", "times", "host"):
+                if not isinstance(value[name], Mapping):
+                    raise StorageError(f"not a receipt: its {name} are not named")
+            for text in (value["stage"], value["key"], value["content_digest"]):
+                if not isinstance(text, str):
+                    raise StorageError(f"not a receipt: {text!r} is not text")
             for name in value["outputs"]:
                 if describe_name_fault(name) or name.partition("/")[0] not in PARTS:
                     raise StorageError(f"output {name!r} is none of a stage")

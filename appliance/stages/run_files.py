@@ -31,24 +31,27 @@ def read_run_input(folder: RunFolder, *, embed_videos: bool) -> ReportInput:
     """
     folder.check_no_links()
     manifest = read_manifest(folder.manifest_path)
-    named = folder.read_state().get("stages")
-    places: Mapping[str, object] = named if isinstance(named, Mapping) else {}
+    places = folder.stage_places()
     files: dict[str, Path] = {f"{OBSERVED}/manifest.yaml": folder.manifest_path}
     if folder.lock_path.is_file():
         files[f"{OBSERVED}/lock.json"] = folder.lock_path
     receipts: dict[str, Receipt] = {}
     states: list[StageState] = []
     for stage in stages_for(manifest):
-        place = folder.path / "stages" / Path(str(places.get(stage.name, "-"))).name
-        receipt = read_receipt(place) if stage.name in places else None
-        if receipt is not None and _follows(receipt, stage.upstream, receipts):
+        place = places.get(stage.name)
+        receipt = None if place is None else read_receipt(place)
+        if (
+            place is not None
+            and receipt is not None
+            and _follows(receipt, stage.upstream, receipts)
+        ):
             receipts[stage.name] = receipt
             state = "done"
             files[f"{OBSERVED}/receipts/{stage.name}.json"] = place / RECEIPT_FILE
         else:
-            found = _find_unfinished(folder, stage.name)
-            place, state = (found, "unfinished") if found is not None else (place, "not run")
-        if state != "not run":
+            place = _find_unfinished(folder, stage.name)
+            state = "not run" if place is None else "unfinished"
+        if place is not None:
             for part in (CONTENT, OBSERVED):
                 files |= collect_files(place / part, f"{part}/{stage.name}")
         states.append(StageState(name=stage.name, state=state))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from appliance.files import read_json, storage_errors, write_atomic, write_json
 
 KEY_LENGTH = 12
 SCRATCH = ".scratch"
+# A stage's name and the beginning of its key.
+_STAGE_FOLDER = re.compile(r"[a-z_]{1,40}-[0-9a-f]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,19 @@ class RunFolder:
         except StorageError:
             return {}
         return dict(value) if isinstance(value, Mapping) else {}
+
+    def stage_places(self) -> dict[str, Path]:
+        """The folders of the stages that make up the present result, by the stage's name.
+
+        They are named in ``run.json``, where code in a container may write: what is no name of a
+        stage's folder is left out.
+        """
+        named = self.read_state().get("stages")
+        return {
+            stage: self.path / "stages" / name
+            for stage, name in (named.items() if isinstance(named, Mapping) else ())
+            if isinstance(name, str) and _STAGE_FOLDER.fullmatch(name)
+        }
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replace ``run.json``. Raises StorageError."""

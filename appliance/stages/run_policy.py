@@ -16,14 +16,13 @@ def find_in_run(run_dir: Path, which: int | str | None = None) -> tuple[PolicyFi
     Raises StorageError (no run folder), StageFailedError (not trained yet), CheckpointError.
     """
     run = load_run(run_dir)
-    names = run.folder.read_state().get("stages", {})
-    missing = [name for name in ("norm_stats", "train") if name not in names]
+    places = run.folder.stage_places()
+    missing = [name for name in ("norm_stats", "train") if name not in places]
     if missing:
         raise StageFailedError(
             f"{run_dir}: the stage {missing[0]} is not finished there, so there is no trained"
             f" policy. Finish the run first: appliance run {run.folder.manifest_path}"
         )
-    places = {name: run.folder.path / "stages" / names[name] for name in names}
     manifest = run.manifest
     step = manifest.eval.checkpoint if which is None else which
     files = find_after_training(

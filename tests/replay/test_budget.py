@@ -92,6 +92,22 @@ def test_what_runs_is_stopped_when_the_time_is_over_and_the_callers_alarm_stays(
     assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) is (left_s > 0)
 
 
+def test_ctrl_c_stays_ctrl_c_when_the_time_is_over_while_it_stops() -> None:
+    def stop() -> None:
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            time.sleep(0.6)  # as waiting for a stage to stop
+            raise
+
+    with (
+        pytest.raises(KeyboardInterrupt) as raised,
+        TimeLimit(seconds=0.3, why="of a test").kept(),
+    ):
+        stop()
+    assert not isinstance(raised.value, OutOfTimeError)
+
+
 def test_when_the_time_is_over_what_was_shown_until_then_stands(
     timed_bundle: Path, tmp_path: Path, appliance: Appliance
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from appliance.bundle.keys import create_key
 from appliance.bundle.preregistration import RECEIPT_PATH, REGISTRATION_PATH, sign_preregistration
 from appliance.files import write_atomic, write_json
-from appliance.manifest.model import Manifest
+from appliance.manifest.model import CheckoutPart, Manifest
 from appliance.replay.comparison import Setting
 from appliance.replay.declared import NOTHING_DECLARED, claim_of_bundle, claim_of_manifest
 from appliance.replay.evidence import Evidence
@@ -113,6 +113,20 @@ def test_a_claim_that_was_registered_for_another_evaluation_is_not_judged(
         "not declared before training: the evaluation was registered otherwise"
         " (eval.task, eval.episodes)"
     )
+
+
+def test_a_claim_counts_when_the_checkout_it_was_registered_for_was_moved(
+    tmp_path: Path, read_claiming: Callable[[str | None], Manifest]
+) -> None:
+    def lies_at(place: str, tree: str) -> Manifest:
+        checkout = CheckoutPart(path=place, python=f"{place}/bin/python", tree=tree)
+        return replace(manifest, eval=replace(manifest.eval, checkout=checkout))
+
+    manifest = read_claiming("0.1")
+    register(tmp_path, lies_at("/old", "a"), BEFORE)
+    for moved, is_judged in ((lies_at("/new", "a"), True), (lies_at("/old", "b"), False)):
+        declared = claim_of_bundle(moved, moved.as_dict(), tmp_path)
+        assert (declared.claim is not None) is is_judged, declared.why
 
 
 @pytest.mark.parametrize("episodes", [2000, 1000])

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.errors import StorageError
 from appliance.replay import reading
-from appliance.replay.facts import read_facts
+from appliance.replay.facts import read_facts, read_stage_facts
 from appliance.replay.reading import Reader, read_object
 from appliance.replay.results import open_result
 from tests.conftest import DATASET, Appliance
@@ -71,6 +71,15 @@ def test_a_limit_is_over_all_files_of_a_result(
     monkeypatch.setattr(reading, "MAX_RESULT_BYTES", largest)
     with pytest.raises(StorageError, match="holds more JSON than is read"):
         read_all()
+
+
+def test_what_is_the_users_own_is_read_whole(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_RESULT_VALUES", 10)
+    monkeypatch.setattr(reading, "MAX_RESULT_BYTES", 10)
+    content = original / "content" / "train"
+    assert len(read_stage_facts("train", content)["steps"]) == STEPS
 
 
 def _left_after_all(original: Path) -> int:

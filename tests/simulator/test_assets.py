@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,10 @@ def test_what_its_results_depend_on_is_its_own_code_and_its_own_assets(
     (code / "assets").mkdir()
     (code / "assets" / "texture.png").write_bytes(b"digested where a manifest names its folder")
     assert digest_checkout(spec.root, spec.python, RUNTIME) == before
+    shutil.rmtree(code / "assets")
+    (code / "assets").symlink_to(spec.root / "assets")  # as who has them on another disk
+    assert digest_checkout(spec.root, spec.python, RUNTIME) == before
+    (code / "assets").unlink()
     (spec.root / "assets" / "objects" / "more.json").write_text("{}", "utf-8")
     assert digest_checkout(spec.root, spec.python, RUNTIME).assets != before.assets
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from appliance.files import read_json, write_json
+from appliance.files import read_json, storage_errors, write_json
 from appliance.stages.cache import StageCache
 from appliance.stages.receipt import (
     CHECKED_FILE,
@@ -118,6 +119,35 @@ def test_a_result_that_is_not_as_its_receipt_says_is_not_cached(
     overwrite(place / NUMBERS, b"5678")
     cache.put("train", receipt.key, place)
     assert not cache.holds("train", receipt.key)
+
+
+def test_a_result_for_whose_copy_there_is_no_room_is_kept_where_it_is(
+    cache: StageCache,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fill(_: object, target: Path) -> None:
+        with storage_errors(target, "copying"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    receipt = finish(place)
+    monkeypatch.setattr("appliance.stages.cache.copy_files", fill)
+    cache.put("train", receipt.key, place)
+    assert "not kept for other runs" in caplog.text
+    assert "disk is full" in caplog.text
+    assert not cache.holds("train", receipt.key)
+    assert find_damage(place, receipt) == []
+
+
+@pytest.mark.parametrize(
+    "field", ["stage", "key", "content_digest", "key_parts", "outputs", "times", "host"]
+)
+@pytest.mark.parametrize("value", [None, 5, [], True])
+def test_a_receipt_of_other_types_is_none(place: Path, field: str, value: object) -> None:
+    receipt = finish(place).to_dict()
+    (place / RECEIPT_FILE).write_text(json.dumps({**receipt, field: value}))
+    assert read_receipt(place) is None
 
 
 @pytest.mark.parametrize(

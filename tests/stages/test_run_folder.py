@@ -13,14 +13,16 @@ import pytest
 
 from appliance.cli.runs import explain_run
 from appliance.engine.container import StageContainer
-from appliance.errors import StorageError
-from appliance.files import write_json
+from appliance.errors import EvaluationError, StorageError
+from appliance.files import write_atomic, write_json
 from appliance.manifest.lock import Lock
 from appliance.stages import engines
 from appliance.stages.chain import Chain, RunOptions, open_chain
-from appliance.stages.decide import Action, Decision
+from appliance.stages.decide import Action, Decision, read_previous
 from appliance.stages.definition import Stage
 from appliance.stages.engines import ContainerEngine, Engine
+from appliance.stages.evaluation_place import find_evaluation
+from appliance.stages.execute import load_run, record_stage
 from appliance.stages.images import ImageEnvironment
 from appliance.stages.manifest import read_manifest
 from appliance.stages.receipt import CHECKED_FILE, seal_folder, stage_key
@@ -219,6 +221,32 @@ def test_a_container_is_shown_nothing_because_the_run_folder_says_so(
     check = SpotCheck(first_step=1, num_steps=1, checkpoints=tmp_path / "kept")
     engine.run_stage(spot_check_stage(engine.manifest, check), folder, -1)
     assert shown == [(DATASET,), (DATASET,), (DATASET, tmp_path / "kept")]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [5, None, [], {"plan": 5}, {"plan": "../../elsewhere/plan-1"}, {"plan": "9" * 5000}],
+)
+def test_what_names_no_stage_folder_in_its_state_is_none(tmp_path: Path, named: object) -> None:
+    folder = RunFolder(tmp_path / "run")
+    write_json(folder.state_path, {"stages": named})
+    assert folder.stage_places() == {}
+    assert read_previous(folder) == {}
+    with pytest.raises(EvaluationError):
+        find_evaluation(folder.path)
+    record_stage(folder, "plan", folder.stage_dir("plan", KEY))
+    assert folder.stage_places() == {"plan": folder.path / PLACE}
+
+
+@pytest.mark.parametrize("key", ["dataset_root", "files", "scratch_dir"])
+@pytest.mark.parametrize("value", [None, 5, ["x"], {"train.init.checkpoint": 5}])
+def test_a_state_of_other_types_is_that_of_no_run(tmp_path: Path, key: str, value: object) -> None:
+    folder = RunFolder(tmp_path / "run")
+    write_atomic(folder.manifest_path, (GOLDEN / "smoke.yaml").read_bytes())
+    state = {"dataset_root": "/data", "files": {}, "scratch_dir": "/scratch", key: value}
+    write_json(folder.state_path, state)
+    with pytest.raises(StorageError, match="not a run folder"):
+        load_run(folder.path)
 
 
 def test_a_container_that_a_killed_run_left_is_ended_before_its_folder_is_used(
