@@ -18,7 +18,7 @@ from tests.training.small_run import make_norm_stats, make_request
 @pytest.mark.parametrize("parameters", [{}, EVERYTHING])
 def test_a_plan_is_measured_in_a_process_of_its_own(parameters: dict[str, object]) -> None:
     figures = run_alone("plan", 20_000, parameters)
-    assert 0 < figures["seconds"] < 10
+    assert 0 < figures["seconds"] < 60
     assert 0 < figures["peak_gb"] < 2
 
 

@@ -8,6 +8,10 @@ import pytest
 from appliance.manifest.finding import InvalidManifestError
 from appliance.manifest.yaml_text import MAX_DEPTH, MAX_SIZE_BYTES, MAX_VALUES, read_yaml
 
+# Of a busy machine's processor, within a long test run; what these files could expand to takes
+# hours. `refuse` itself takes a second or less.
+MUCH_S = 20
+
 
 def refuse(data: bytes | str) -> str:
     data = data.encode() if isinstance(data, str) else data
@@ -262,7 +266,7 @@ def test_a_hostile_file_costs_little_time_and_memory(data):
     assert len(data) <= MAX_SIZE_BYTES
     started_s = time.process_time()
     refuse(data)
-    assert time.process_time() - started_s < 2
+    assert time.process_time() - started_s < MUCH_S
     tracemalloc.start()
     try:
         refuse(data)
@@ -272,7 +276,7 @@ def test_a_hostile_file_costs_little_time_and_memory(data):
     assert peak_bytes < 64 * 2**20
 
 
-def test_billion_laughs_is_refused_within_a_second_and_a_few_megabytes():
+def test_billion_laughs_is_refused_at_once_and_within_a_few_megabytes():
     started_s = time.process_time()
     assert "more than 20000 values, aliases expanded (a.yaml:5)" in refuse(make_bomb(10, 9))
-    assert time.process_time() - started_s < 1
+    assert time.process_time() - started_s < MUCH_S
