@@ -36,17 +36,17 @@ def count_values(data: bytes) -> int:
     return sum(map(data.count, (b",", b":", b"[", b"{")))
 
 
-def parse_json(data: bytes, most_values: int = MAX_JSON_VALUES) -> Any:
+def parse_json(data: bytes, most_values: int | None = MAX_JSON_VALUES) -> Any:
     """The JSON value in ``data``. Raises ValueError for everything else, however it is broken.
 
-    Text that may hold more than ``most_values`` values and names is refused before it is read, and
-    so is, afterwards, what could not be written as JSON again.
+    Text that may hold more than ``most_values`` values and names is refused before it is read (None
+    bounds nothing), and so is, afterwards, what could not be written as JSON again.
     """
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
 
-    if count_values(data) >= most_values:
+    if most_values is not None and count_values(data) >= most_values:
         raise ValueError(f"it may hold more than {most_values} values")
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=refuse)

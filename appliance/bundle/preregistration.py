@@ -37,6 +37,7 @@ from appliance.bundle.statement import (
     encode_statement,
 )
 from appliance.digest import sha256_json, tree_digest
+from appliance.manifest.difference import checkout_without_place
 
 PREDICATE_TYPE = "urn:plan-star-appliance:pre-registration:v1"
 PREREGISTRATION_FILE = "preregistration.sigstore.json"
@@ -194,7 +195,7 @@ def evaluation_of(manifest: Mapping[str, Any]) -> Any:
     part = manifest.get("eval")
     if not isinstance(part, Mapping) or not isinstance(part.get("checkout"), Mapping):
         return part
-    return {**part, "checkout": {"tree": part["checkout"].get("tree")}}
+    return {**part, "checkout": checkout_without_place(part["checkout"])}
 
 
 def check_presence(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[Finding]:

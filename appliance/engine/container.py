@@ -150,8 +150,7 @@ def reader(client: DockerClient, image_id: str, **settings: Any) -> Iterator[str
     One that a killed call left is removed by a later call. Raises what the SDK does.
     """
     _remove_left_readers(client)
-    settings.setdefault("labels", {READER_LABEL: ""})
-    created = client.api.create_container(image_id, **settings)
+    created = client.api.create_container(image_id, labels={READER_LABEL: ""}, **settings)
     try:
         yield created["Id"]
     finally:

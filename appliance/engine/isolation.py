@@ -227,7 +227,7 @@ def reader_settings() -> dict[str, Any]:
     kept = {"max-size": str(READER_OUTPUT_BYTES), "max-file": "1"}
     return {
         "host": {**_shut_in(_READER_LIMITS), "log_config": {"Type": "json-file", "Config": kept}},
-        "create": {"user": _NOBODY, "labels": {READER_LABEL: ""}},
+        "create": {"user": _NOBODY},
     }
 
 

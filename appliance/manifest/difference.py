@@ -1,4 +1,4 @@
-"""Which fields of two nested mappings differ, by name: for `explain` and `diff`."""
+"""Which fields of two nested mappings differ, by name; and what of a part is not compared."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ ABSENT: Final = Absent()
 
 FieldChange = tuple[str, Any, Any]
 """Dotted path, old value, new value."""
+
+
+def checkout_without_place(checkout: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``eval.checkout`` reduced to what decides a result; the lock's digests stand beside it."""
+    return None if checkout is None else {"tree": checkout.get("tree")}
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[FieldChange]:

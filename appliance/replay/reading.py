@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ class Reader:
 
     def __init__(self, *, bounded: bool = True) -> None:
         self._bounded = bounded
-        self._most_values = MAX_RESULT_VALUES if bounded else sys.maxsize
-        self._values_left, self._bytes_left = self._most_values, MAX_RESULT_BYTES
+        self._values_left, self._bytes_left = MAX_RESULT_VALUES, MAX_RESULT_BYTES
 
     def read_object(self, path: Path) -> dict[str, Any]:
         """The JSON object in ``path``; empty when there is none.
@@ -35,37 +33,17 @@ class Reader:
         """
         if not path.is_file():
             return {}
-        try:
-            value = parse_json(self._take(path), self._most_values)
-        except ValueError as error:
-            raise StorageError(
-                f"{path}: not valid JSON ({error}). The file is damaged or not what was expected."
-            ) from error
-        if not isinstance(value, dict):
-            raise StorageError(f"{path}: not a JSON object. The file is damaged.")
-        return value
+        return _parse_object(self._take(path), f"{path}:")
 
     def read_rows(self, path: Path) -> list[dict[str, Any]]:
         """The JSON objects in a file of one object a line; none when there is no file.
 
         Raises StorageError for damage, and when the limit is exceeded.
         """
-        rows: list[dict[str, Any]] = []
         if not path.is_file():
-            return rows
-        for line in io.BytesIO(self._take(path)):
-            if not line.strip():
-                continue
-            try:
-                row = parse_json(line, self._most_values)
-            except ValueError as error:
-                raise StorageError(
-                    f"{path}: a line is not JSON ({error}). The file is damaged."
-                ) from error
-            if not isinstance(row, dict):
-                raise StorageError(f"{path}: a line is not a JSON object. The file is damaged.")
-            rows.append(row)
-        return rows
+            return []
+        lines = io.BytesIO(self._take(path))
+        return [_parse_object(line, f"{path}: a line is") for line in lines if line.strip()]
 
     def _take(self, path: Path) -> bytes:
         """The bytes of a file, as far as the limit allows."""
@@ -82,6 +60,19 @@ class Reader:
                 " training steps. Name the run folder it is from, if you have it."
             )
         return data
+
+
+def _parse_object(data: bytes, subject: str) -> dict[str, Any]:
+    """The JSON object in ``data``, which ``Reader`` has counted. Raises StorageError."""
+    try:
+        value = parse_json(data, most_values=None)
+    except ValueError as error:
+        raise StorageError(
+            f"{subject} not valid JSON ({error}). The file is damaged or not what was expected."
+        ) from error
+    if not isinstance(value, dict):
+        raise StorageError(f"{subject} not a JSON object. The file is damaged.")
+    return value
 
 
 def read_object(path: Path) -> dict[str, Any]:

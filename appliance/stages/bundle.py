@@ -25,13 +25,14 @@ from appliance.bundle.verify import verify_bundle
 from appliance.digest import sha256_file
 from appliance.errors import BundleNotIntactError
 from appliance.files import set_aside, write_json
+from appliance.manifest.difference import checkout_without_place
 from appliance.manifest.lock import Lock
 from appliance.manifest.model import Manifest
 from appliance.report.report_input import REPORT_FILE, ReportInput
 from appliance.stages.decide import result_runtime
 from appliance.stages.declare import DECLARATION
 from appliance.stages.definition import ARTIFACTS, CONTENT, OBSERVED
-from appliance.stages.pins import checkout_without_place, norm_stats_without_place, without_place
+from appliance.stages.pins import norm_stats_without_place, without_place
 from appliance.stages.receipt import RECEIPT_FILE, Receipt
 from appliance.stages.registry import stages_for
 from appliance.stages.run_folder import KEY_LENGTH, RunFolder

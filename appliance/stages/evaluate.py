@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from appliance.manifest.difference import checkout_without_place
 from appliance.manifest.model import Manifest
 from appliance.stages.definition import Stage, StageContext
-from appliance.stages.pins import checkout_without_place, without_place
+from appliance.stages.pins import without_place
 from appliance.stages.simulators import ChosenSimulator, cameras_of, choose_simulator, picture_size
 from appliance.stages.trained_policy import find_after_training, open_policy
 

@@ -83,11 +83,6 @@ def norm_stats_without_place(part: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != "path" or value is None}
 
 
-def checkout_without_place(checkout: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """``eval.checkout`` reduced to what decides a result; the lock's digests stand beside it."""
-    return None if checkout is None else {"tree": checkout["tree"]}
-
-
 def check_weights_form(path: Path, sha256: str) -> None:
     """See that weights are there and pinned in the form that fits. Raises CheckpointError."""
     if not path.exists():
